@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 
 def auth() -> None:
-    """Store the server's URL and a token in a private file. Later commands use them.
+    """Store the server's URL and a token in a private file. Later commands use them. Any valid token is accepted.
 
     Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
     """
@@ -84,13 +84,24 @@ def _workspace_name(connection: Connection) -> str | None:
         return None
 
 
-def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
+def create(
+    name: Name,
+    scope: Scopes,
+    tenant: Tenant = None,
+    ttl: Annotated[
+        str | None, typer.Option(help="Lifetime of the token: 900, 15m, 12h, 90d. By default, until it is removed.")
+    ] = None,
+) -> None:
     """Create a static token, or show it if it exists with the same scopes. Prints only the token.
 
-    Example: [bold]rookery token create web --scope PIPES:READ:usage --tenant 17[/]
+    Examples: [bold]rookery token create web --scope PIPES:READ:usage --tenant 17[/],
+    [bold]rookery token create ci --scope DEPLOY --ttl 90d[/]
     """
+    # Older servers do not know these keys, so they are sent only when they are needed.
+    expiry = {"ttl": _seconds(ttl), "static": True} if ttl is not None else {}
     with connect() as connection:
-        token = connection.json("POST", "/v0/tokens", json={"name": name, "scopes": scope, "tenant": tenant})
+        body = {"name": name, "scopes": scope, "tenant": tenant, **expiry}
+        token = connection.json("POST", "/v0/tokens", json=body)
     output.as_json(token) if options.json else output.data(token["token"])
 
 

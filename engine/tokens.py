@@ -100,7 +100,7 @@ class Claims:
     tenant: str | None = None
     """A canonical tenant id; None for a token that is not limited to a tenant."""
     expires: int | None = None
-    """When a JWT expires, in Unix seconds; None for a static token."""
+    """When the token expires, in Unix seconds; None for a static token without an expiry."""
     rps: int | None = None
     """Maximum number of requests per second; None for no limit."""
     static_id: str | None = None
@@ -319,6 +319,12 @@ def _rps(body: Mapping[str, Any]) -> int | None:
 # --- static tokens -----------------------------------------------------------------------------------------------
 
 
+TOKEN_KINDS = ("token", "expiring_token")
+"""Kinds of records in the registry. Programs that do not know that static tokens can expire only read the first, and
+refuse the others.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class StaticToken:
     """A named token as it is stored in the workspace."""
@@ -330,6 +336,13 @@ class StaticToken:
     """A random id in the token. Refreshing the token changes it, which invalidates the old token."""
     origin: str = "user"
     """What created the token: `user`, `file` (a declaration in a pushed file) or `admin` (the admin token)."""
+    expires: int | None = None
+    """When the token expires, in Unix seconds; None for a token that is valid until it is removed."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of its record in the registry, one of TOKEN_KINDS."""
+        return TOKEN_KINDS[0] if self.expires is None else TOKEN_KINDS[1]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -338,15 +351,17 @@ class StaticToken:
             "tenant": self.tenant,
             "nonce": self.nonce,
             "origin": self.origin,
+            **({"expires": self.expires} if self.expires is not None else {}),
         }
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> StaticToken:
         scopes = tuple(Scope.of(s) for s in body["scopes"])
-        return StaticToken(body["name"], scopes, body.get("tenant"), body["nonce"], body.get("origin", "user"))
+        origin, expires = body.get("origin", "user"), body.get("expires")
+        return StaticToken(body["name"], scopes, body.get("tenant"), body["nonce"], origin, expires)
 
     def claims(self) -> Claims:
-        return Claims(self.name, self.scopes, self.tenant, static_id=self.nonce)
+        return Claims(self.name, self.scopes, self.tenant, self.expires, static_id=self.nonce)
 
 
 def static_text(token: StaticToken, workspace: str, host: str, secret: str) -> str:

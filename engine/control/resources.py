@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
@@ -17,7 +18,6 @@ from engine.fanout.modes import reconcile_modes
 from engine.observe import events
 from engine.plan.steps import Plan
 from engine.schema import Name
-from engine.tokens import StaticToken
 from engine.warehouse.catalog import load_tables_named
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 from engine.workspace.workspace import Workspace
@@ -194,10 +194,9 @@ def _narrow_tokens(workspace: Workspace, snapshot: Snapshot, names: list[str]) -
     for token in snapshot.tokens.values():
         kept = tuple(s for s in token.scopes if s.resource not in names)
         if not kept:
-            workspace.registry.remove("token", [token.name])
+            workspace.registry.remove(token.kind, [token.name])
         elif kept != token.scopes:
-            narrowed = StaticToken(token.name, kept, token.tenant, token.nonce, token.origin)
-            workspace.registry.write("token", {token.name: narrowed.as_dict()})
+            workspace.registry.write(token.kind, {token.name: replace(token, scopes=kept).as_dict()})
 
 
 def rows(workspace: Workspace, name: str) -> int:

@@ -33,6 +33,7 @@ from engine.observe import events
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, nest_database, quote
+from engine.tokens import TOKEN_KINDS
 from engine.warehouse import ddl
 from engine.warehouse.catalog import load_tables, read_schema
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
@@ -178,7 +179,9 @@ def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> N
     """Remove a tenant's tokens, notes, views and derived rows. Its record says `removing` from then on."""
     tenant = record.id
     workspace.registry.write("tenant", {tenant: {**record.as_dict(), "state": "removing"}})
-    workspace.registry.remove("token", [t.name for t in snapshot.tokens.values() if t.tenant == tenant])
+    for kind in TOKEN_KINDS:
+        tokens = [t.name for t in snapshot.tokens.values() if t.tenant == tenant and t.kind == kind]
+        workspace.registry.remove(kind, tokens)
     workspace.refresh()
     journal = RegistryJournal(workspace.registry)
     # Done first: after a kill, history must not be delivered to a nest that is half dropped.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine.settings import private_file
 from engine.template.parameters import coerce
 from engine.tokens import (
     JWT_SCOPES,
+    TOKEN_KINDS,
     WORKSPACE_SCOPES,
     Claims,
     Scope,
@@ -38,8 +39,21 @@ MAX_OVERLAP_SECONDS = 366 * DAY_SECONDS
 """Maximum time for which JWTs signed with an old key can stay valid."""
 MIN_ADMIN_TOKEN_LENGTH = 16
 MAX_NAME_LENGTH = 200
+MAX_STATIC_SECONDS = 100 * 366 * DAY_SECONDS
+"""Maximum lifetime of a static token that expires."""
 TENANT_NOT_BOUND = "its filters or fixed parameters select a tenant"
 BIND_HINT = "bind it to the tenant instead: --tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRequest:
+    """What a static token should allow."""
+
+    name: str
+    scopes: Sequence[Scope]
+    tenant: str | None = None
+    lifetime_seconds: int | None = None
+    """None for a token that is valid until it is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,33 +130,47 @@ def _selects_tenant(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[S
     return False
 
 
-def create(
-    workspace: Workspace, caller: Claims, name: str, scopes: Sequence[Scope], tenant: str | None = None
-) -> dict[str, Any]:
-    """Create a static token, or show the existing one with the same name.
+def create(workspace: Workspace, caller: Claims, request: StaticRequest) -> dict[str, Any]:
+    """Create a static token, or show the existing one with the same name. An expired one is replaced.
 
     Raises RK4003 for rights that the caller does not have, and RK4016 if the existing token has other scopes.
     """
+    name, scopes, tenant, lifetime = request.name, request.scopes, request.tenant, request.lifetime_seconds
     if not 0 < len(name) <= MAX_NAME_LENGTH or any(ord(c) < 32 for c in name):
         raise RookeryError(BAD_SCOPE, f"a token needs a name of 1 to {MAX_NAME_LENGTH} characters")
     if not scopes:
         raise RookeryError(BAD_SCOPE, "a token needs at least one scope", hint="--scope PIPES:READ:my_endpoint")
+    if lifetime is not None and not 0 < lifetime <= MAX_STATIC_SECONDS:
+        raise RookeryError(BAD_SCOPE, f"the lifetime of a static token is between 1 and {MAX_STATIC_SECONDS} seconds")
+    now = int(time.time())
+    expires = None if lifetime is None else now + lifetime
     with workspace.changes:
         snapshot = workspace.refresh()
-        require_no_excess(_minter(workspace, snapshot, caller), Claims(name, tuple(scopes), tenant))
+        minter = _minter(workspace, snapshot, caller)
+        require_no_excess(minter, Claims(name, tuple(scopes), tenant, expires))
         _check_scopes(workspace, snapshot, scopes, tenant)
         known = _by_name(snapshot, name)
-        if known is not None and (set(map(_key, known.scopes)), known.tenant) != (set(map(_key, scopes)), tenant):
+        if known is not None and known.expires is not None and known.expires <= now:
+            known = None
+        token = StaticToken(name, tuple(scopes), tenant, secrets.token_hex(12), expires=expires)
+        if known is None:
+            _store(workspace, token)
+            events.note("token created", name=name, scopes=_kinds(scopes), tenant=tenant)
+            return describe(workspace, token)
+        if _rights(known) != _rights(token):
             raise RookeryError(
                 TOKEN_EXISTS,
                 f"token `{name}` exists with other scopes",
                 hint=f"rookery token rm '{name}', or choose another name",
             )
-        token = known or StaticToken(name, tuple(scopes), tenant, secrets.token_hex(12))
-        if known is None:
-            _store(workspace, token)
-            events.note("token created", name=name, scopes=_kinds(scopes), tenant=tenant)
-        return describe(workspace, token)
+        # It may expire later than the caller.
+        require_no_excess(minter, known.claims())
+        return describe(workspace, known)
+
+
+def _rights(token: StaticToken) -> object:
+    """What must be equal for `create` to show an existing token."""
+    return {_key(s) for s in token.scopes}, token.tenant, token.expires is None
 
 
 def _kinds(scopes: Iterable[Scope]) -> list[str]:
@@ -212,7 +240,7 @@ def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None
 def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
     """A static token as JSON, including the token itself; only for callers who have its rights."""
     body = {"id": token.nonce, "name": token.name, "token": text_of(workspace, token), "origin": token.origin}
-    return {**body, "tenant": token.tenant, "scopes": [s.as_dict() for s in token.scopes]}
+    return {**body, "tenant": token.tenant, "expires": token.expires, "scopes": [s.as_dict() for s in token.scopes]}
 
 
 def listing(workspace: Workspace, caller: Claims) -> list[dict[str, Any]]:
@@ -244,7 +272,7 @@ def remove(workspace: Workspace, caller: Claims, name: str) -> None:
         token = find(workspace, caller, name)
         if token.origin == "admin":
             raise RookeryError(SCOPE, "the admin token cannot be removed", hint="refresh it instead")
-        workspace.registry.remove("token", [token.name])
+        workspace.registry.remove(token.kind, [token.name])
         workspace.refresh()
         events.note("token removed", name=name)
 
@@ -254,7 +282,7 @@ def refresh(workspace: Workspace, caller: Claims, name: str) -> dict[str, Any]:
     with workspace.changes:
         old = find(workspace, caller, name)
         # The nonce is part of the token, so the old token is no longer valid.
-        token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)
+        token = replace(old, nonce=secrets.token_hex(12))
         _store(workspace, token)
         if old.origin == "admin" and workspace.settings.admin_token is None:
             admin_text(workspace, workspace.settings.admin_file)
@@ -264,7 +292,10 @@ def refresh(workspace: Workspace, caller: Claims, name: str) -> dict[str, Any]:
 
 def _store(workspace: Workspace, token: StaticToken) -> None:
     """Write a token, which is accepted from now on."""
-    workspace.registry.write("token", {token.name: token.as_dict()})
+    workspace.registry.write(token.kind, {token.name: token.as_dict()})
+    for kind in TOKEN_KINDS:
+        if kind != token.kind:
+            workspace.registry.remove(kind, [token.name])
     workspace.refresh()
 
 

@@ -27,6 +27,7 @@ def _only(*scopes: str) -> frozenset[str]:
 
 PUBLIC: frozenset[str] = frozenset()
 """Access without a token."""
+_CALL = _only("PIPES:READ", "READ:ALL")
 _READ = _only("PIPES:READ", "DATASOURCES:READ", "READ:ALL")
 _APPEND = _only("DATASOURCES:APPEND")
 _DEPLOY = _only("DEPLOY")
@@ -38,7 +39,8 @@ ACCESS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "/docs/errors": {"GET": PUBLIC},
     "/docs/errors/{code}": {"GET": PUBLIC},
     "/metrics": {"GET": _only("METRICS:READ")},
-    "/v0/pipes/{name}.{format}": {"GET": _only("PIPES:READ", "READ:ALL"), "POST": _only("PIPES:READ", "READ:ALL")},
+    "/v0/pipes/{name}.{format}": {"GET": _CALL, "POST": _CALL},
+    "/v0/pipes/{name}.": {"GET": _CALL, "POST": _CALL},
     "/v0/pipes/openapi.json": {"GET": frozenset(SCOPE_TYPES) - {"METRICS:READ"}},
     "/v0/pipes": {"GET": _DEPLOY},
     "/v0/pipes/{name}": {"GET": _DEPLOY, "DELETE": _DEPLOY},
@@ -88,9 +90,17 @@ def authorize_request(scope: Scope, path: str) -> None:
         raise RookeryError(
             SCOPE,
             "the token does not allow this request",
-            hint=f"it needs one of the scopes {', '.join(s for s in SCOPE_TYPES if s in allowed)}",
+            hint=_hint(path, allowed),
         )
     scope[_CLAIMS_KEY] = claims
+
+
+def _hint(path: str, allowed: frozenset[str]) -> str:
+    """What to do about a token that does not allow a route."""
+    needed = f"it needs the scope {' or '.join(s for s in SCOPE_TYPES if s in allowed)}"
+    if path == "/v0/pipes/{name}":
+        return f"{needed}; to call the endpoint, add a format, such as `.json`, to the path"
+    return needed
 
 
 def claims_of(scope: Scope) -> Claims:

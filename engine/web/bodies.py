@@ -98,13 +98,14 @@ class LimitsBody(Body):
 
 
 class TokenBody(Body):
-    """`POST /v0/tokens`. With `ttl` or `expiration_time` the token is a JWT, otherwise it is static."""
+    """`POST /v0/tokens`. With `ttl` or `expiration_time`, and without `static`, the token is a JWT."""
 
     name: OptionalText = None
     scopes: list[Any] = Field(default_factory=list, description="must be a list")
     tenant: OptionalText = None
     ttl: int | None = Field(default=None, description="must be a number of seconds")
     expiration_time: Any = None
+    static: bool = Field(default=False, description="must be true or false")
     limits: LimitsBody | None = Field(default=None, description="must have the key `rps`, an integer of at least 1")
 
 

@@ -95,6 +95,7 @@ _TOKEN = closed(
     tenant=nullable(TEXT_SCHEMA),
     ttl=nullable({"type": "integer", "minimum": 1}),
     expiration_time=nullable({"type": "integer", "minimum": 1}),
+    static=BOOL,
     limits=nullable(closed(rps=nullable({"type": "integer", "minimum": 1}))),
 )
 _PUSH = closed(

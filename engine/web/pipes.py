@@ -31,7 +31,7 @@ MAX_PARAMETER_BYTES = 1 << 20
 async def call_pipe(request: Request) -> Response:
     """`GET|POST /v0/pipes/NAME.FORMAT`."""
     services, timer, head = services_of(request), Timer(), head_of(request.scope)
-    name, suffix = request.path_params["name"], request.path_params["format"]
+    name, suffix = request.path_params["name"], request.path_params.get("format", "")
     if suffix not in FORMATS:
         raise RookeryError(BAD_FORMAT, f"unknown format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
     parameters = await parameters_of(request, MAX_PARAMETER_BYTES)
@@ -74,7 +74,9 @@ def routes() -> list[Route]:
     return [
         # Comes before the route for calls, which would interpret it as a pipe named `openapi`.
         Route("/v0/pipes/openapi.json", openapi_route),
-        Route("/v0/pipes/{name}.{format:path}", call_pipe, methods=["GET", "POST"]),
+        Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
+        # A call without a format, which is refused as such and not as a request for the pipe.
+        Route("/v0/pipes/{name}.", call_pipe, methods=["GET", "POST"]),
         Route("/v0/pipes", pipes_route),
         Route("/v0/pipes/{name}", pipe_route, methods=["GET", "DELETE"]),
     ]

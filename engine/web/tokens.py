@@ -22,7 +22,10 @@ MAX_TOKEN_BODY_BYTES = 1 << 20
 
 
 async def tokens_route(request: Request) -> Response:
-    """`GET /v0/tokens` lists tokens; `POST` creates a static token or, with `ttl` or `expiration_time`, a JWT."""
+    """`GET /v0/tokens` lists tokens; `POST` creates a static token, or a JWT with `ttl` or `expiration_time`.
+
+    With `static`, the token is static even if it expires.
+    """
     reading, caller = request.method in READ_METHODS, claims_of(request.scope)
     services = control(request, *(() if reading else ("name", "scope", "expiration_time")))
     if reading:
@@ -40,10 +43,11 @@ async def tokens_route(request: Request) -> Response:
     scopes += [Scope.parse(s) if isinstance(s, str) else Scope.of(s) for s in body.scopes]
     lifetime = _lifetime_seconds(query.get("expiration_time"), body)
     rps = body.limits.rps if body.limits else None
-    if lifetime is None:
+    if lifetime is None or body.static:
         if rps is not None:
             raise RookeryError(BAD_REQUEST, "a static token cannot have `limits`", hint="mint a JWT by setting `ttl`")
-        work = partial(tokens.create, services.workspace, caller, name, scopes, body.tenant)
+        static = tokens.StaticRequest(name, scopes, body.tenant, lifetime)
+        work = partial(tokens.create, services.workspace, caller, static)
     else:
         jwt = tokens.JwtRequest(name, tuple(scopes), body.tenant, lifetime, rps)
         work = partial(tokens.mint, services.workspace, caller, jwt)

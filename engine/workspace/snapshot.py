@@ -12,12 +12,12 @@ from engine.compiler.build import Build
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import nest_database
-from engine.tokens import SigningKey, StaticToken
+from engine.tokens import TOKEN_KINDS, SigningKey, StaticToken
 
 T = TypeVar("T")
 P = ParamSpec("P")
 Placement = Literal["pooled", "tables"]
-SNAPSHOT_KINDS = ("resource", "tenant", "token", "key", "secret", "fanout", "suspended")
+SNAPSHOT_KINDS = ("resource", "tenant", *TOKEN_KINDS, "key", "secret", "fanout", "suspended")
 """Kinds of registry records that a snapshot is made of."""
 
 
@@ -112,7 +112,7 @@ def snapshot_of(
     sources = {n: DeployedFile(b["text"], b["file"]) for n, b in rows.get("resource", {}).items()}
     unchanged = before is not None and before.sources == sources
     keys = tuple(SigningKey(i, b["secret"], b["retires"]) for i, b in rows.get("key", {}).items())
-    tokens = [StaticToken.of(b) for b in rows.get("token", {}).values()]
+    tokens = [StaticToken.of(b) for kind in TOKEN_KINDS for b in rows.get(kind, {}).values()]
     tenants = {i: TenantRecord(**b) for i, b in rows.get("tenant", {}).items()}
     return Snapshot(
         version=version,

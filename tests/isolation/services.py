@@ -308,7 +308,7 @@ class Service:
         return sign(claims, self.workspace.name, self.workspace.current.keys[0])
 
     def static(self, name: str, *scopes: Scope | str, tenant: str | None = None) -> str:
-        return str(tokens.create(self.workspace, ADMIN, name, parsed(scopes), tenant)["token"])
+        return str(tokens.create(self.workspace, ADMIN, tokens.StaticRequest(name, parsed(scopes), tenant))["token"])
 
     def sql(
         self, token: str, text: str, format: Format = Format.JSON, given: Mapping[str, Any] | None = None

@@ -24,7 +24,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 PUBLIC = {"GET /live", "GET /ready", "GET /docs/errors", "GET /docs/errors/{code}"}
 DOCUMENT = "GET /v0/pipes/openapi.json"
 WORKSPACE = "GET /v0/workspace"
-CALLS = {"GET /v0/pipes/{name}.{format}", "POST /v0/pipes/{name}.{format}"}
+CALLS = {f"{m} /v0/pipes/{{name}}.{f}" for m in ("GET", "POST") for f in ("{format}", "")}
 SQL = {"GET /v0/sql", "POST /v0/sql"}
 ALLOWED: dict[str, set[str]] = {
     "DEPLOY": {

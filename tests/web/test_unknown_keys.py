@@ -48,10 +48,10 @@ CONTROL = sorted(
     for method in (route.methods or ())
     if (method, route.path) != ("POST", "/v0/events")
     and route.path not in {"/live", "/ready", "/v0/sql"}
-    and route.path != "/v0/pipes/{name}.{format}"
+    and not route.path.startswith(("/v0/pipes/{name}.", "/docs/errors"))
     and method != "HEAD"
 )
-"""Every route but the probes, queries and events, which have rules of their own."""
+"""Every route but the probes, pages, queries and events, which have rules of their own."""
 TAKES_BODY = [(m, p) for m, p in CONTROL if m in {"POST", "DELETE"} and p != "/v0/datasources"]
 
 
