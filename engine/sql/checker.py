@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError, did_you_mean
 from engine.sql.ambiguous_names import AmbiguousNames
-from engine.sql.argument_bounds import BOUNDED, GROWING, SCANNING, SLOW, has_limit
+from engine.sql.argument_bounds import BOUNDED, GROWING, SCANNING, SLOW, has_limit, is_scan
 from engine.sql.context import Context, local_names, only_table
 from engine.sql.functions import (
     MEMBERSHIP,
@@ -60,7 +60,9 @@ class CheckedTree:
     qualify: list[tuple[Node, str]] = field(default_factory=list)
     """Identifiers that need a qualifier, each with the table that qualifies it."""
     bounded: list[Node] = field(default_factory=list)
-    """Calls whose arguments need a length limit (`argument_bounds`)."""
+    """Calls whose arguments are rewritten (`argument_bounds`)."""
+    has_limits: bool = False
+    """Whether one of these calls needs a length limit."""
     called: set[str] = field(default_factory=set)
     """The names of all functions that are called, in lower case."""
 
@@ -68,7 +70,7 @@ class CheckedTree:
     def is_slow(self) -> bool:
         """Whether the query needs small blocks, so that the engine checks time limits often enough."""
         scans_long_constants = not GROWING.isdisjoint(self.called) and not SCANNING.isdisjoint(self.called)
-        return bool(self.bounded) or not SLOW.isdisjoint(self.called) or scans_long_constants
+        return self.has_limits or not SLOW.isdisjoint(self.called) or scans_long_constants
 
 
 def check_tree(
@@ -330,6 +332,9 @@ class _Checker:
         check_arguments(name, arguments)
         self._result.called.add(lower)
         if has_limit(lower, arguments):
+            self._result.has_limits = True
+            self._result.bounded.append(node)
+        elif is_scan(lower, arguments):
             self._result.bounded.append(node)
         if takes_lambda(lower):
             self._references([*arguments, *members(node.get("parameters"))], context)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from engine.errors import TOO_COMPLEX, RookeryError
+from engine.sql.argument_bounds import GROWING
 from engine.sql.expanded_size import COLUMNS_SUFFIX, MAX_NUMBER, TABLE_PARTS, Extent, Sum, table_extent
 from engine.sql.functions import MEMBERSHIP
 from engine.sql.tree import Node, members
@@ -16,6 +17,10 @@ MAX_NESTING = 100
 """Maximum nesting of subqueries, and of aliases defined by other aliases."""
 GROUPING_SET_PARTS = 20
 """The cost of a grouping set in addition to its keys, in parts."""
+LONG_VALUE_PARTS = 500
+"""The cost of a call that makes a long value, in parts: the engine calculates constants while it plans."""
+SHORT_VALUE = 10_000
+"""Largest number in a call up to which its value is not long."""
 
 _CONSTRUCTORS = frozenset({"tuple", "map", "mapfromarrays", "arrayzip", "arrayzipunaligned", "tupleconcat", "array"})
 """Functions whose result contains the elements of all of their arguments."""
@@ -226,7 +231,7 @@ class _Measure:
         elif kind == "Function" and any(a.get("is_lambda_function") for a in members(node.get("arguments"))):
             # The lambda's result, for each element that the lambda receives.
             number = prod(below)
-        return {"": 1}, min(number, MAX_NUMBER)
+        return {"": LONG_VALUE_PARTS if _is_long_value(node) else 1}, min(number, MAX_NUMBER)
 
     def _membership(self, node: Node, selects: _Selects) -> Sum:
         """The parts that a table on the right of IN adds."""
@@ -295,6 +300,15 @@ def _with_parents(root: object) -> list[tuple[Node, int]]:
             if kind not in ("Subquery", "Literal"):
                 pending.extend((child, parent) for child in node.values())
     return order
+
+
+def _is_long_value(node: Node) -> bool:
+    """Whether a call can make a long value: the length is not written in the SQL, or is large."""
+    if node.get("type") != "Function" or str(node.get("name", "")).lower() not in GROWING:
+        return False
+    literals = [a["value"]["value"] for a in members(node.get("arguments")) if isinstance(a.get("value"), dict)]
+    numbers = [abs(int(v)) for v in literals if str(v).lstrip("-").isdecimal()]
+    return not numbers or max(numbers) > SHORT_VALUE
 
 
 def _is_membership(node: Node) -> bool:

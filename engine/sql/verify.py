@@ -112,7 +112,7 @@ def verify(
     final, sample = _hoist(checked)
     if not view:
         # Views are exempt, because their SQL is stored in the catalog, and an insert has few rows.
-        bound_arguments(checked.bounded)
+        bound_arguments(checked.bounded, tree)
     # From here on, only the canonical SQL is used. The tree is parsed from it, because this SQL will run.
     canonical, tree = verifier.canonicalize(parser.format(tree))
     branch_trees = shape.branches(tree)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import httpx
 import pytest
 
-from engine.sql.argument_bounds import SMALL_BLOCK_ROWS
+from engine.sql.argument_bounds import SEARCHING, SMALL_BLOCK_ROWS
+from engine.sql.functions import sections
 from tests.support.server import Server
 from tests.web.responses import refused
 
@@ -73,6 +76,58 @@ def test_lists_in_the_query_have_no_limit(server: Server, condition: str) -> Non
     assert server.post("/v0/sql", server.admin_token, content=sql).status_code == 200
 
 
+LIST, STRING = (
+    "SELECT groupArray(number + 1000000) FROM numbers({n})",
+    "SELECT arrayStringConcat(groupArray('ab')) FROM numbers({n})",
+)
+MAP = "SELECT CAST((groupArray(toString(number + 1000000)), groupArray(number)), 'Map(String, UInt64)') FROM numbers({n})"
+SEARCHES = {
+    "has": LIST, "notHas": LIST, "indexOf": LIST, "countEqual": LIST,
+    "position": STRING, "positionCaseInsensitive": STRING, "countSubstrings": STRING, "hasSubsequence": STRING,
+    "mapContains": MAP, "mapContainsKey": MAP, "arrayElement": MAP, "arrayIntersect": LIST, "locate": STRING,
+}  # fmt: skip
+"""Function → a query for a long value that it searches."""
+NESTINGS = {
+    "a lambda": "SELECT length(arrayMap(x -> {call}, range(number, 30000))) AS x FROM (SELECT ({c}) AS c, number FROM numbers(1))",
+    "nested lambdas": "SELECT arrayMap(y -> length(arrayFilter(x -> ignore({call}), range(y, 30000))), range(number, 2)) AS x"
+    " FROM (SELECT ({c}) AS c, number FROM numbers(1))",
+    "an array of the query": "WITH ({c}) AS c SELECT sum(ignore({call})) AS x FROM numbers(1) ARRAY JOIN range(30000) AS x",
+    "arrayJoin": "SELECT max(ignore({call})) AS x FROM (SELECT ({c}) AS c, arrayJoin(range(30000)) AS x)",
+    "a subquery": "WITH ({c}) AS c SELECT max(ignore({call})) AS x FROM (SELECT number AS x FROM numbers(30000))",
+}
+SEARCHED = random.Random(3).sample([(f, n) for f in SEARCHES for n in NESTINGS], 14)
+
+
+def test_searching_functions_are_allowed() -> None:
+    assert {function.lower() for function in SEARCHES} <= SEARCHING
+    assert not SEARCHING - sections()["plain"]
+
+
+@pytest.mark.parametrize(("function", "nesting"), SEARCHED)
+def test_the_search_of_a_constant_is_limited(server: Server, function: str, nesting: str) -> None:
+    """A block has a constant once, so memory does not limit its length times the rows."""
+    found = "x" if SEARCHES[function] is LIST else "toString(x)"
+    arguments = {"locate": f"{found}, c", "arrayIntersect": f"c, [{found}]"}.get(function, f"c, {found}")
+
+    def ask(n: int) -> httpx.Response:
+        sql = NESTINGS[nesting].format(call=f"{function}({arguments})", c=SEARCHES[function].format(n=n))
+        return server.post("/v0/sql", server.admin_token, content=sql)
+
+    assert ask(20).status_code == 200, ask(20).text
+    error = refused(ask(20_000), 400)
+    assert "too long" in error["error"]
+
+
+@pytest.mark.guard
+def test_searches_of_ordinary_values_are_unchanged(server: Server) -> None:
+    sql = """WITH ['a', 'b'] AS list, (SELECT groupArray(number) FROM numbers(3)) AS numbers, 'b' AS b
+    SELECT has(list, s) AS x, indexOf(list, b) AS y, position(s, n) AS z, m[s] AS v, arrayMap(i -> list[i], [2, 1]) AS w,
+        arrayFilter(i -> has(numbers, i), [2, 7]) AS f, arrayIntersect(list, t) AS t2, has(t, NULL) AS u
+    FROM (SELECT 'b' AS s, toNullable('b') AS n, map('b', 4) AS m, ['b', NULL] AS t)"""
+    found = {"x": 1, "y": 2, "z": 1, "v": 4, "w": ["b", "a"], "f": [2], "t2": ["b"], "u": 1}
+    assert server.sql(sql) == [found]
+
+
 SMALL = (
     "has(range(10 + number), number)",
     "position(repeat('ab', 9), toString(number))",
@@ -95,7 +150,28 @@ def test_usual_calls_of_these_functions_do_not(server: Server) -> None:
 def test_the_size_of_a_block_is_not_shown(server: Server) -> None:
     for sql in (
         "SELECT blockSize()",
+        "SELECT max(blockSerializedSize(number)) FROM numbers(9)",
         "SELECT editDistance(toString(blockSize()), 'a')",
         "SELECT arrayMap(blockSize, [1])",
     ):
         refused(server.post("/v0/sql", server.admin_token, content=sql), 400, "RK2003")
+
+
+LONG_CALLS = (
+    "length(range({n}, 1000000))",
+    "length(repeat('ab', toUInt32({n} + 1)))",
+    "length(leftPad('a', 900000 + {n}))",
+)
+
+
+@pytest.mark.parametrize("call", LONG_CALLS)
+def test_the_number_of_long_constants_is_limited(server: Server, call: str) -> None:
+    """The engine calculates constants while it plans, without a time limit."""
+
+    def ask(times: int, template: str) -> httpx.Response:
+        sql = "SELECT [" + ", ".join(template.format(n=n) for n in range(times)) + "] AS x"
+        return server.post("/v0/sql", server.admin_token, content=sql)
+
+    assert ask(3, call).status_code == 200
+    assert ask(300, "length(leftPad('{n}', 10))").status_code == 200
+    refused(ask(300, call), 400, "RK4040")
