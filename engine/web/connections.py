@@ -264,7 +264,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _begun_record(self) -> RequestRecord:
         """A record of the request whose head has arrived."""
         method = self.parser.get_method().decode("ascii")
-        scope = {"method": method, "path": "", "client": self.client, "headers": self.headers}
+        scope = {"method": method, "client": self.client, "headers": self.headers}
         return self.bounds.log.begin(scope)
 
     def _refused_record(self) -> RequestRecord:
@@ -272,7 +272,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._phase is Phase.BODY and self._records:
             return self._records[-1]
         # The method is only known if the first line has arrived.
-        scope = {"method": "", "path": "", "client": self.client, "headers": self.headers or ()}
+        scope = {"method": "", "client": self.client, "headers": self.headers or ()}
         return self.bounds.log.begin(scope)
 
     def _can_respond(self) -> bool:

@@ -28,7 +28,7 @@ class RequestLog:
 
     def __init__(self, settings: Settings) -> None:
         self._writes_lines = settings.access_log
-        self._shows_paths = settings.log_level == "debug"
+        self.shows_paths = settings.log_level == "debug"
         self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
         self.metrics = RequestMetrics()
 
@@ -38,8 +38,6 @@ class RequestLog:
         peer = scope["client"][0] if scope.get("client") else ""
         record = RequestRecord(requests.request_id(headers.get(REQUEST_ID_HEADER.encode())), scope["method"])
         record.client = self._client(peer, scope["headers"]) if self._trusted else peer
-        if self._shows_paths:
-            record.path = scope["path"]
         return record
 
     def end(self, record: RequestRecord) -> None:
@@ -97,6 +95,8 @@ class LoggedRequests:
         if record is None:
             # Without rookery's own connections, as in tests, there is no record yet.
             record = scope[RECORD_KEY] = self.log.begin(scope)
+        if self.log.shows_paths:
+            record.path = scope["path"]
         id_header = (REQUEST_ID_HEADER.encode(), record.id.encode())
         requests.work_for(record)
         metrics.IN_FLIGHT.inc()

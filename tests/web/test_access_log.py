@@ -412,3 +412,38 @@ def test_requests_with_their_lines_turned_off_are_counted(tmp_path: Path) -> Non
         assert total(samples(server), "rookery_requests_total", 'endpoint="notes"') == 1
         assert not (tmp_path / ".rookery" / "server.log").exists()
     assert " request  " not in server.log()
+
+
+def test_refusals_by_the_connection_and_lines_at_level_debug(tmp_path: Path) -> None:
+    limits = {"ROOKERY_BODY_SECONDS": "0.5", "ROOKERY_MAX_CONNECTIONS": "3", "ROOKERY_LOG_LEVEL": "debug"}
+    with running(tmp_path, **limits) as server:
+        head = f"POST /v0/events?name=x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {server.admin_token}\r\n"
+        slow = exchange(server, f"{head}x-request-id: slow\r\ncontent-length: 9\r\n\r\n{{".encode())
+        assert (
+            slow.startswith(b"HTTP/1.1 408") and b"x-request-id: slow\r\n" in slow and b'"request_id":"slow"' in slow
+        )
+        line = only(server, "slow")
+        assert (line["status"], line["code"], line["route"]) == (408, "RK4024", "/v0/events")
+        assert "aborted" not in line
+
+        host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
+        open_ones = [socket.create_connection((host, port), timeout=30) for _ in range(2)]
+        refused = exchange(server, b"")
+        for connection in open_ones:
+            connection.close()
+        assert refused.startswith(b"HTTP/1.1 503")
+        line = only(server, json.loads(refused.partition(b"\r\n\r\n")[2])["request_id"])
+        assert (line["status"], line["code"], line.get("method")) == (503, "RK4026", None)
+        found = samples(server)
+        assert total(found, "rookery_requests_total", 'status="408"', 'route="/v0/events"') == 1
+        assert total(found, "rookery_errors_total", 'code="RK4026"') == 1
+
+        server.admin("POST", "/v0/sql", content="SELEC 1")
+        server.get(f"/made/{server.admin_token}/\u2028up", headers={"x-request-id": "with-a-path"})
+        path = only(server, "with-a-path")["path"]
+        assert path.startswith("/made/[token]")
+        written = (tmp_path / ".rookery" / "server.log").read_text(encoding="utf-8")
+        assert all(line.isprintable() for line in written.split("\n"))
+        failures = [json.loads(line) for line in written.splitlines() if "RK2001" in line or "SELEC" in line]
+        assert failures and all(len(json.dumps(event)) < 2500 for event in failures)
+        assert server.admin_token not in written
