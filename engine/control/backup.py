@@ -66,6 +66,7 @@ class Backup:
     def __init__(self, workspace: Workspace, directory: Path, running: threading.Lock) -> None:
         """Copy the data. `running` is released when the backup is closed."""
         self._running = running
+        self._closed = False
         self._copy = DirectoryCopy(directory)
         try:
             self._copy.link()
@@ -82,9 +83,11 @@ class Backup:
         return pack(self._copy.path, self.description)
 
     def close(self) -> None:
-        """Remove the copy."""
-        self._copy.remove()
-        self._running.release()
+        """Remove the copy, and allow the next backup. Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._copy.remove()
+            self._running.release()
 
 
 def _finish(workspace: Workspace, copy: DirectoryCopy) -> float:

@@ -54,6 +54,8 @@ class BackupResponse(Response):
             # The status is already sent. Without a last chunk, the client sees that the response is incomplete.
             log.error("a backup was interrupted", error=str(exc))
             return
+        # Before the end of the response: the client may ask for the next backup at once.
+        await anyio.to_thread.run_sync(self._backup.close)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -109,6 +109,11 @@ def test_only_an_admin_may_back_up(workspace: Server, scopes: tuple[str, ...]) -
 
 
 @pytest.mark.feature
+def test_a_backup_can_follow_another_at_once(workspace: Server) -> None:
+    assert {workspace.admin("POST", "/v0/backup").status_code for _ in range(4)} == {200}
+
+
+@pytest.mark.feature
 def test_one_backup_at_a_time(workspace: Server) -> None:
     headers = {"authorization": f"Bearer {workspace.admin_token}"}
     with workspace.http.stream("POST", "/v0/backup", headers=headers) as first:
