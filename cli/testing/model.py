@@ -59,7 +59,7 @@ class Outcome:
     place: Place
     check: Check
     arrangement: str
-    """How the tenants were placed: `pooled`, `tables` or `as declared`."""
+    """How the tenants were placed: `pooled`, `tables` or `as declared`; `all` if isolation holds in all of them."""
     call: Call
     tenant: str | None
     seconds: float

@@ -43,15 +43,14 @@ class Fixture:
     head: bytes
     """The header line of CSV; otherwise empty."""
     rows: tuple[FixtureRow, ...]
-    has_tenants: bool
-    """Whether the rows belong to tenants."""
 
-    def body(self, tenants: frozenset[str] | None) -> tuple[bytes, Sequence[FixtureRow]]:
-        """The body to send, and the rows in it: those of these tenants, or all rows."""
-        rows = self.rows
-        if tenants is not None and self.has_tenants:
-            rows = tuple(row for row in rows if row.tenant in tenants)
-        return self.head + b"".join(row.text for row in rows), rows
+    def rows_of(self, tenant: str | None) -> Sequence[FixtureRow]:
+        """The rows of a tenant, or those without one."""
+        return [row for row in self.rows if row.tenant == tenant]
+
+    def body(self, rows: Sequence[FixtureRow]) -> bytes:
+        """The body that appends some of the rows."""
+        return self.head + b"".join(row.text for row in rows)
 
 
 def format_of(path: Path, place: Place) -> str:
@@ -78,7 +77,7 @@ def fixture(datasource: Datasource, value: object, folder: Path, place: Place) -
     tenant_of = _tenant_reader(datasource)
     if isinstance(value, YamlList):
         rows = tuple(_inline_row(row, tenant_of) for row in value if isinstance(row, YamlMapping))
-        return Fixture(datasource.name, "ndjson", place, b"", rows, bool(datasource.tenant))
+        return Fixture(datasource.name, "ndjson", place, b"", rows)
     path = folder / str(value)
     format, content, file = format_of(path, place), read_file(path, place), _shown(str(value), place)
     head = b""
@@ -86,7 +85,7 @@ def fixture(datasource: Datasource, value: object, folder: Path, place: Place) -
         head, found = _csv_rows(content, file, datasource.tenant_column)
     else:
         found = _json_rows(content, file, tenant_of)
-    return Fixture(datasource.name, format, place, head, tuple(found), bool(datasource.tenant))
+    return Fixture(datasource.name, format, place, head, tuple(found))
 
 
 def _shown(path: str, place: Place) -> str:

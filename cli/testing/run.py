@@ -27,7 +27,9 @@ def run(files: Sequence[Path], select: str | None, *, update: bool) -> Report:
     report = Report()
     project, plans = _plans(files, select, update=update)
     with interrupts.raised(), throwaway(options.loaded()) as engine, output.progress("test") as bar:
-        total = sum(len(plan.cases) * (len(plan.arrangements()) + 1) for plan in plans)
+        total = sum(
+            len(plan.cases) * sum(a.judged for a in plan.arrangements()) + len(plan.isolated()) for plan in plans
+        )
 
         def finished(outcome: Outcome) -> None:
             report.outcomes.append(outcome)

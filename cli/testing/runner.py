@@ -1,16 +1,14 @@
 """Runs test files: prepares workspaces with their rows, calls endpoints, and compares the answers.
 
-Each file is run with its rows once for each arrangement of tenants (`pooled`, `tables`, or as it declares). Then the
-runner checks that tenants are isolated: in further workspaces, which lack the rows of some tenants, every call must
-have the same answer for every tenant that is still there.
+Each file is run with its rows once for each arrangement of tenants (`pooled`, `tables`, or as it declares). Rows are
+appended tenant by tenant, which shows whether tenants are isolated: the rows that arrive after a tenant's own must
+not change its answers. One more workspace is loaded in the opposite order.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +19,14 @@ from cli.testing.compare import Rules
 from cli.testing.engine import ThrowawayEngine
 from cli.testing.expected_files import write_rows
 from cli.testing.model import Answer, Call, Difference, Outcome
-from cli.testing.rows import Fixture, expected_rows, fixture, parameter
+from cli.testing.rows import Fixture, FixtureRow, expected_rows, fixture, parameter
 from cli.testing.values import Row, cell_of_yaml
 from cli.testing.workspace import Prepared, prepare
 from engine.errors import UNKNOWN_TABLE, UNKNOWN_TENANT, Collector, RookeryError, did_you_mean
 from engine.project.datasource import Datasource
 from engine.project.model import Project
 from engine.project.source import YamlList, YamlMapping, shown
-from engine.project.suite import PLACEMENTS, Case, Placement, Suite
+from engine.project.suite import Case, Placement, Suite
 from engine.tenant_ids import base_type, canonical_tenant
 
 AS_DECLARED = "as declared"
@@ -49,14 +47,41 @@ class Plan:
     written: set[Path] = field(default_factory=set)
     """Files that were written. Further arrangements of tenants must have the same rows."""
 
-    def arrangements(self) -> Mapping[str, Mapping[str, Placement]]:
-        """The placements of tenants to run the tests with, by name."""
+    def isolated(self) -> Sequence[Case]:
+        """The tests whose results must not depend on other tenants' rows."""
+        if len(self.tenants) < 2:
+            return ()
+        return [case for case in self.cases if case.tenant is not None and case.isolated]
+
+    def arrangements(self) -> Sequence[Arrangement]:
+        """The workspaces to run the tests in."""
         if not self.tenants:
-            return {"pooled": {}}
+            return [Arrangement("pooled", {}, ())]
+        there, back = self.tenants, tuple(reversed(self.tenants))
         if self.suite.placed:
             declared = dict(self.suite.tenants)
-            return {AS_DECLARED: {t: declared.get(t) or "pooled" for t in self.tenants}}
-        return {placement: dict.fromkeys(self.tenants, placement) for placement in PLACEMENTS}
+            first = Arrangement(AS_DECLARED, {t: declared.get(t) or "pooled" for t in there}, there)
+        else:
+            first = Arrangement("pooled", dict.fromkeys(there, "pooled"), there)
+        arrangements = [first]
+        if not self.suite.placed:
+            arrangements.append(Arrangement("tables", dict.fromkeys(there, "tables"), there))
+        if self.isolated():
+            arrangements.append(replace(first, order=back, judged=False))
+        return arrangements
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """A workspace with all rows of a file."""
+
+    name: str
+    placements: Mapping[str, Placement]
+    order: tuple[str, ...]
+    """The tenants in the order in which their rows are appended. Isolation is only known for those without rows yet,
+    so one placement is loaded in both orders."""
+    judged: bool = True
+    """Whether results are compared with what the tests expect, or only isolation is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,33 +178,52 @@ class Runner:
 
     def run(self, plan: Plan) -> None:
         """Run the tests of a file."""
-        if not plan.cases:
-            return
-        with ExitStack() as stack:
-            # The first workspace stays open for the comparison with those that lack rows.
-            whole: Prepared | None = None
-            for arrangement, placements in plan.arrangements().items():
-                with ExitStack() as own:
-                    workspace = self._workspace(own, plan, placements, None)
-                    for case in plan.cases:
-                        self.report(self._outcome(plan, case, workspace, arrangement))
-                    if whole is None:
-                        whole = workspace
-                        stack.enter_context(own.pop_all())
-            if whole is not None:
-                self._check_isolation(plan, whole)
+        leaks: dict[int, _Leak] = {}
+        started = time.perf_counter()
+        for arrangement in plan.arrangements():
+            with self.engine.workspace() as connection:
+                workspace = prepare(connection, self.project, arrangement.placements)
+                for number, leak in self._load(plan, arrangement, workspace):
+                    leaks.setdefault(number, leak)
+                for case in plan.cases if arrangement.judged else ():
+                    self.report(self._outcome(plan, case, workspace, arrangement.name))
+        seconds = time.perf_counter() - started
+        for number, case in enumerate(plan.isolated()):
+            self.report(_isolation_outcome(case, leaks.get(number), seconds / len(plan.cases)))
 
-    def _workspace(
-        self, stack: ExitStack, plan: Plan, placements: Mapping[str, Placement], present: frozenset[str] | None
-    ) -> Prepared:
-        """A workspace with the rows of the tenants in `present`, or all rows."""
-        connection = stack.enter_context(self.engine.workspace())
-        workspace, warnings = prepare(connection, self.project, placements, plan.fixtures, present)
-        for warning in warnings:
-            if warning not in self._warned:
-                self._warned.add(warning)
-                self.warn(warning)
-        return workspace
+    def _load(self, plan: Plan, arrangement: Arrangement, workspace: Prepared) -> list[tuple[int, _Leak]]:
+        """Append all rows. Returns the leaks that appear when other tenants' rows follow a tenant's own, each with
+        the number of its test.
+
+        Each isolated test is called for each tenant twice: as soon as the tenant's rows have arrived, and at the end.
+        """
+        cases = plan.isolated()
+        if not cases:
+            self._append(plan, workspace, [f.rows for f in plan.fixtures])
+            return []
+        self._append(plan, workspace, [f.rows_of(None) for f in plan.fixtures])
+        early: dict[tuple[int, str], Answer] = {}
+        for tenant in arrangement.order:
+            self._append(plan, workspace, [f.rows_of(tenant) for f in plan.fixtures])
+            if tenant != arrangement.order[-1]:
+                early |= {(n, tenant): workspace.call(call_of(case), tenant) for n, case in enumerate(cases)}
+        leaks = []
+        for (number, tenant), alone in early.items():
+            case = cases[number]
+            rules = replace(_rules(plan, case, workspace.zone), unordered=True, columns=())
+            if difference := compare.between(workspace.call(call_of(case), tenant), alone, rules):
+                absent = arrangement.order[arrangement.order.index(tenant) + 1 :]
+                leaks.append((number, _Leak(tenant, arrangement.name, _with_absent(difference, tenant, absent))))
+        return leaks
+
+    def _append(self, plan: Plan, workspace: Prepared, rows: Sequence[Sequence[FixtureRow]]) -> None:
+        """Append rows of each fixture, and wait until they are delivered."""
+        for one, own in zip(plan.fixtures, rows, strict=True):
+            for warning in workspace.append(one, own):
+                if warning not in self._warned:
+                    self._warned.add(warning)
+                    self.warn(warning)
+        workspace.wait_for_delivery()
 
     def _outcome(self, plan: Plan, case: Case, workspace: Prepared, arrangement: str) -> Outcome:
         started = time.perf_counter()
@@ -198,49 +242,27 @@ class Runner:
             updated=updated,
         )
 
-    def _check_isolation(self, plan: Plan, whole: Prepared) -> None:
-        """Compare every tenant's answers with those in workspaces that lack the rows of some other tenants."""
-        cases = [case for case in plan.cases if case.tenant is not None and case.isolated]
-        if not cases or len(plan.tenants) < 2:
-            return
-        started = time.perf_counter()
-        failures: dict[int, _Leak] = {}
-        answers = {(n, t): whole.call(call_of(c), t) for n, c in enumerate(cases) for t in plan.tenants}
-        for present in subsets(plan.tenants):
-            with ExitStack() as stack:
-                workspace = self._workspace(stack, plan, dict.fromkeys(present, "pooled"), frozenset(present))
-                for number, case in enumerate(cases):
-                    for tenant in present:
-                        if number in failures:
-                            continue
-                        rules = replace(_rules(plan, case, whole.zone), unordered=True, columns=())
-                        full, alone = answers[number, tenant], workspace.call(call_of(case), tenant)
-                        if difference := compare.between(full, alone, rules):
-                            absent = [t for t in plan.tenants if t not in present]
-                            failures[number] = _Leak(tenant, _with_absent(difference, tenant, absent))
-        seconds = (time.perf_counter() - started) / len(cases)
-        for number, case in enumerate(cases):
-            failure = failures.get(number)
-            self.report(
-                Outcome(
-                    name=case.name,
-                    place=case.place,
-                    check="isolation",
-                    arrangement="pooled",
-                    call=call_of(case),
-                    tenant=failure.tenant if failure else case.tenant,
-                    seconds=seconds,
-                    failure=failure.difference if failure else None,
-                )
-            )
-
 
 @dataclass(frozen=True, slots=True)
 class _Leak:
     """A tenant whose answer depends on other tenants' rows."""
 
     tenant: str
+    arrangement: str
     difference: Difference
+
+
+def _isolation_outcome(case: Case, leak: _Leak | None, seconds: float) -> Outcome:
+    return Outcome(
+        name=case.name,
+        place=case.place,
+        check="isolation",
+        arrangement=leak.arrangement if leak else "all",
+        call=call_of(case),
+        tenant=leak.tenant if leak else case.tenant,
+        seconds=seconds,
+        failure=leak.difference if leak else None,
+    )
 
 
 def _with_absent(difference: Difference, tenant: str, absent: Sequence[str]) -> Difference:
@@ -248,20 +270,6 @@ def _with_absent(difference: Difference, tenant: str, absent: Sequence[str]) -> 
     message = f"tenant {tenant}: {difference.message}: it changes without those of {without}"
     hint = difference.hint or "`isolated: false` allows it for an endpoint that reads data that tenants share"
     return replace(difference, message=message, hint=hint)
-
-
-def subsets(tenants: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Few sets of tenants, so that for any two tenants, one of the sets has the first and lacks the second.
-
-    Each tenant is in a different half of the sets, so none of these halves includes another. With 2 tenants there are
-    2 sets, with 6 there are 4, with 70 there are 8.
-    """
-    count = next(n for n in itertools.count(1) if len(list(itertools.combinations(range(n), n // 2))) >= len(tenants))
-    members = dict(zip(tenants, itertools.combinations(range(count), count // 2), strict=False))
-    for number in range(count):
-        present = tuple(tenant for tenant, numbers in members.items() if number in numbers)
-        if present:
-            yield present
 
 
 def call_of(case: Case) -> Call:

@@ -27,12 +27,45 @@ _NOT_ANSWERS = {NO_SERVER.id, REMOTE.id}
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A workspace with the project, tenants and rows."""
+    """A workspace with the project and the tenants of a test file."""
 
     connection: Connection
     project: Project
     zone: str
     _tokens: dict[tuple[str | None, str], str] = field(default_factory=dict)
+
+    def append(self, fixture: Fixture, rows: Sequence[FixtureRow]) -> list[str]:
+        """Append rows of a fixture; returns warnings. Raises RK5001 at the first bad row."""
+        if not rows:
+            return []
+        params = {"mode": "append", "name": fixture.datasource, "format": fixture.format}
+        try:
+            response = self.connection.json("POST", "/v0/datasources", params=params, content=fixture.body(rows))
+        except RookeryError as exc:
+            raise RookeryError(exc.code, exc.message, hint=exc.hint, place=fixture.place) from exc
+        if response["quarantine_rows"] or response.get("refused_rows"):
+            raise _bad_row(fixture, rows, response.get("first_bad_row"))
+        unknown = [*response["ignored_columns"], *response.get("unknown_keys", {}).get("names", ())]
+        return [f"{fixture.place}: {fixture.datasource} has no column for {', '.join(unknown)}"] if unknown else []
+
+    def wait_for_delivery(self) -> None:
+        """Wait until the rows are in the tenants' tables. Raises RK3010 if one of these or a view refuses them."""
+        deadline = time.monotonic() + DELIVERY_SECONDS
+        while True:
+            status = self.connection.json("GET", "/v0/fanout")
+            for view in status["suspended"]:
+                raise RookeryError(APPLY_FAILED, f"a view failed on the rows of a fixture: {view['error']}")
+            lagging = [tenant for d in status["datasources"] for tenant in d["lagging"]]
+            for tenant in lagging:
+                if tenant["error"]:
+                    raise RookeryError(APPLY_FAILED, f"tenant {tenant['tenant']}: {tenant['error']}")
+            if not lagging and not any(d["rows"] for d in status["datasources"]):
+                return
+            if time.monotonic() > deadline:
+                raise RookeryError(
+                    APPLY_FAILED, "the rows of the fixtures did not arrive in the tenants' tables in time"
+                )
+            time.sleep(0.02)
 
     def call(self, call: Call, tenant: str | None) -> Answer:
         """The answer to a call with a token for a tenant, or as admin."""
@@ -71,43 +104,14 @@ class Prepared:
         return [*(f"DATASOURCES:READ:{name}" for name in self.project.datasources), *pipes][:MAX_SCOPES]
 
 
-def prepare(
-    connection: Connection,
-    project: Project,
-    tenants: Mapping[str, Placement],
-    fixtures: Sequence[Fixture],
-    present: frozenset[str] | None,
-) -> tuple[Prepared, list[str]]:
-    """Push the project, add tenants, and append the fixtures' rows: all, or those of the tenants in `present` and
-    those without a tenant. Returns warnings as well.
-
-    Raises the errors of these steps; those of rows have the place of the row.
-    """
+def prepare(connection: Connection, project: Project, tenants: Mapping[str, Placement]) -> Prepared:
+    """Push the project and add tenants. Raises the errors of these steps."""
     files = [{"name": r.name, "file": r.place.file or "", "text": r.text} for r in project.resources()]
     connection.json("POST", "/v0/push", json={"files": files})
     for placement in dict.fromkeys(tenants.values()):
         ids = [tenant for tenant, own in tenants.items() if own == placement]
         connection.json("POST", "/v0/tenants", json={"ids": ids, "placement": placement})
-    warnings = [w for fixture in fixtures for w in _append(connection, fixture, present)]
-    _wait_for_delivery(connection)
-    zone = str(connection.json("GET", "/v0/workspace")["timezone"])
-    return Prepared(connection, project, zone), warnings
-
-
-def _append(connection: Connection, fixture: Fixture, tenants: frozenset[str] | None) -> list[str]:
-    """Append the rows of these tenants, or all; returns warnings. Raises RK5001 at the first bad row."""
-    body, rows = fixture.body(tenants)
-    if not rows:
-        return []
-    params = {"mode": "append", "name": fixture.datasource, "format": fixture.format}
-    try:
-        response = connection.json("POST", "/v0/datasources", params=params, content=body)
-    except RookeryError as exc:
-        raise RookeryError(exc.code, exc.message, hint=exc.hint, place=fixture.place) from exc
-    if response["quarantine_rows"] or response.get("refused_rows"):
-        raise _bad_row(fixture, rows, response.get("first_bad_row"))
-    unknown = [*response["ignored_columns"], *response.get("unknown_keys", {}).get("names", ())]
-    return [f"{fixture.place}: {fixture.datasource} has no column for {', '.join(unknown)}"] if unknown else []
+    return Prepared(connection, project, str(connection.json("GET", "/v0/workspace")["timezone"]))
 
 
 def _bad_row(fixture: Fixture, rows: Sequence[FixtureRow], first: Mapping[str, Any] | None) -> RookeryError:
@@ -120,21 +124,3 @@ def _bad_row(fixture: Fixture, rows: Sequence[FixtureRow], first: Mapping[str, A
     columns = f"`{'`, `'.join(first['columns'])}`: " if first["columns"] else ""
     message = f"the row cannot be stored in `{fixture.datasource}`: {columns}{first['reason']}"
     return RookeryError(BAD_ROW, message, place=place)
-
-
-def _wait_for_delivery(connection: Connection) -> None:
-    """Wait until the rows are in the tenants' tables. Raises RK3010 if a view or a tenant's table refuses them."""
-    deadline = time.monotonic() + DELIVERY_SECONDS
-    while True:
-        status = connection.json("GET", "/v0/fanout")
-        for view in status["suspended"]:
-            raise RookeryError(APPLY_FAILED, f"a view failed on the rows of a fixture: {view['error']}")
-        lagging = [tenant for d in status["datasources"] for tenant in d["lagging"]]
-        for tenant in lagging:
-            if tenant["error"]:
-                raise RookeryError(APPLY_FAILED, f"tenant {tenant['tenant']}: {tenant['error']}")
-        if not lagging and not any(d["rows"] for d in status["datasources"]):
-            return
-        if time.monotonic() > deadline:
-            raise RookeryError(APPLY_FAILED, "the rows of the fixtures did not arrive in the tenants' tables in time")
-        time.sleep(0.02)

@@ -45,7 +45,7 @@ def test_passing_tests_leave_nothing_behind(cli: Cli, tmp_path: Path) -> None:
     assert not (cli.directory / ".rookery").exists() and not list(tmp_path.glob("rookery*"))
     report = cli("test", "--json", "-k", "TENANT 7").json
     checks = [(o["check"], o["placement"]) for o in report["outcomes"]]
-    assert checks == [("result", "pooled"), ("result", "tables"), ("isolation", "pooled")]
+    assert checks == [("result", "pooled"), ("result", "tables"), ("isolation", "all")]
     assert report["passed"] and report["tests"] == 1 and report["failed"] == 0
 
 
@@ -94,6 +94,17 @@ def test_a_result_with_other_tenants_rows_is_found(cli: Cli) -> None:
     assert "depends on other tenants' rows" in failed[0]["failure"]["message"]
     cli.write({"tests/usage.yaml": FIXTURES + SHARED_TEST + "    isolated: false\n"})
     assert cli("test", "--json").json["passed"]
+
+
+@pytest.mark.parametrize("seen", ["call", "export"])
+def test_a_leak_in_one_direction_is_found(cli: Cli, seen: str) -> None:
+    """Only one tenant's rows have this event, and only the other tenant has no test."""
+    other = "8" if seen == "call" else "7"
+    sql = f"sql: SELECT sum(units) > 0 AS seen FROM kinds WHERE event = '{seen}'\n"
+    test = f"tests:\n  - {{name: a, endpoint: seen, tenant: {15 - int(other)}, expect: [{{seen: 1}}]}}\n"
+    cli.write({"pipes/seen.yaml": sql, "tests/usage.yaml": FIXTURES + test})
+    failed = [o for o in cli("test", "--json", code=1).json["outcomes"] if not o["passed"]]
+    assert [(o["check"], o["tenant"]) for o in failed] == [("isolation", other)]
 
 
 def test_a_row_that_cannot_be_stored_is_an_error_with_its_line(cli: Cli) -> None:
