@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import options
+from engine.errors import UNKNOWN_DATASOURCE, UNKNOWN_PIPE, UNKNOWN_RESOURCE, RookeryError
 
 if TYPE_CHECKING:
     from cli.connection import Connection
+
+
+_NAME = re.compile(r"`(\w{1,200})`")
+_MISSING = frozenset({UNKNOWN_PIPE.id, UNKNOWN_DATASOURCE.id, UNKNOWN_RESOURCE.id})
+"""Codes of the server for a resource that does not exist."""
 
 
 @contextmanager
@@ -21,5 +29,19 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
     """
     from cli.connection import connected
 
-    with connected(options.loaded(), create=create, keep=keep) as connection:
-        yield connection
+    try:
+        with connected(options.loaded(), create=create, keep=keep) as connection:
+            yield connection
+    except RookeryError as exc:
+        if exc.code.id in _MISSING and (file := _unpushed_file(exc.message)) is not None:
+            exc.hint = f"{file} is not pushed yet: rookery push"
+        raise
+
+
+def _unpushed_file(message: str) -> Path | None:
+    """The file in the project of the resource that the server's message names; None without one."""
+    if (name := _NAME.search(message)) is None:
+        return None
+    # Of the folders only the first level: a project directory may be inside a much larger one.
+    files = (options.project / folder / f"{name[1]}.yaml" for folder in ("datasources", "pipes", "endpoints"))
+    return next((file for file in files if file.is_file()), None)

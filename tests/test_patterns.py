@@ -56,6 +56,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_HTTP_STATUS": [("HTTP driver received HTTP status ", "1", "x")],
     "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
     "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],
+    "cli/connect.py:_NAME": [("", "`", ""), ("`", "a", "")],
     "engine/warehouse/parser.py:_WORD": [("", "a", "")],
     "engine/warehouse/errors.py:_SUGGESTION": [("", "Maybe you meant: ", ""), ("Maybe you meant: ['", "a", "")],
     "engine/warehouse/errors.py:_RESULT_BYTES": [("", "Limit for result exceeded, max ", "")],

@@ -207,6 +207,8 @@ def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
         hint = "indent with spaces, not tabs"
     elif "mapping values" in reason:
         hint = "quote a value that contains a colon, or write it as a block after |"
+    elif "did not find expected" in reason and ("key" in reason or "indicator" in reason):
+        hint = "check the indentation: keys of one mapping, and items of one list, begin in the same column"
     problem = RookeryError(BAD_YAML, f"not valid YAML: {reason}", hint=hint, place=place)
     problem.__cause__ = exc
     return problem

@@ -147,3 +147,20 @@ def test_an_error_names_the_page_that_explains_it(cli: Cli) -> None:
     outcome = cli("get", "missing", code=7)
     assert re.search(r"docs: https://\S*rk4008$", outcome.err, re.MULTILINE)
     assert "docs:" not in cli("push", "--nosuch", code=2).err
+
+
+@pytest.mark.feature
+def test_a_resource_that_was_not_pushed_is_named_with_its_file(cli: Cli) -> None:
+    file = cli.directory / "endpoints" / "unpushed.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("sql: SELECT 1 AS n\n")
+    (cli.directory / "events.ndjson").write_text("{}\n")
+    (cli.directory / "datasources" / "later.yaml").write_text("columns: [{name: a, type: String}]\n")
+    try:
+        for command in (("get", "unpushed"), ("pipe", "show", "unpushed"), ("sql", "SELECT * FROM unpushed"),
+                        ("append", "later", "events.ndjson")):  # fmt: skip
+            assert "not pushed yet: rookery push" in cli(*command, code=7).err
+        assert "not pushed" not in cli("get", "unpushd", code=7).err
+    finally:
+        file.unlink()
+        (cli.directory / "datasources" / "later.yaml").unlink()

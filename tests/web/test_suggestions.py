@@ -139,3 +139,8 @@ def test_names_are_compared_in_bounded_work() -> None:
     assert nearest("x" * 1_000_000, many) is None
     assert nearest("Uint32", ["Int32", "UInt32", "UInt64"]) == "UInt32"
     assert nearest("UInt32", ["UInt32", "UInt64"]) is None
+
+
+def test_an_endpoint_without_a_format_is_explained(server: Server) -> None:
+    body = refused(server.get("/v0/pipes/usage", server.mint("PIPES:READ:usage", tenant="1")), 403, "RK4003")
+    assert "/v0/pipes/NAME.json" in body["hint"]
