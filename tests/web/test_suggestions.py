@@ -143,4 +143,4 @@ def test_names_are_compared_in_bounded_work() -> None:
 
 def test_an_endpoint_without_a_format_is_explained(server: Server) -> None:
     body = refused(server.get("/v0/pipes/usage", server.mint("PIPES:READ:usage", tenant="1")), 403, "RK4003")
-    assert "/v0/pipes/NAME.json" in body["hint"]
+    assert ".json" in body["hint"]
