@@ -152,6 +152,12 @@ def run() -> None:
     except RookeryError as exc:
         _print_error(exc)
         sys.exit(exit_code(exc))
+    except UnicodeEncodeError:
+        # Bytes of the command line that are not text in the encoding of the locale.
+        hint = "use UTF-8, and a locale that has it: export LC_ALL=C.UTF-8"
+        error = RookeryError(USAGE, "an argument or a name has characters that cannot be sent", hint=hint)
+        _print_error(error)
+        sys.exit(exit_code(error))
     except OSError as exc:
         _print_error(file_error(exc))
         sys.exit(1)

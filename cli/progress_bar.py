@@ -19,7 +19,10 @@ class Bar(Update):
     def __init__(self, title: str) -> None:
         self._title = title
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        # Such a terminal cannot erase the bar.
+        disabled = console.is_dumb_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=disabled)
         self._task = self._progress.add_task(title, total=None)
 
     def __enter__(self) -> Bar:

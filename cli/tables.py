@@ -159,7 +159,13 @@ def _text_lines(text: str, width: int, most: int) -> list[str]:
     lines = [line for part in text.split("\n") for line in wrapped(part, width)]
     if not most or len(lines) <= most:
         return lines
-    return [*wrapped(middle_out(text.replace("\n", " "), width * most), width)][:most]
+    one_line = " ".join(text.split("\n"))
+    # Lines end between words, so fewer characters fit than the lines have room for.
+    for size in range(width * most, width, -max(width // 8, 1)):
+        lines = wrapped(middle_out(one_line, size), width)
+        if len(lines) <= most:
+            return lines
+    return [middle_out(one_line, width)]
 
 
 def wrapped(text: str, width: int) -> list[str]:
