@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -157,3 +161,19 @@ def test_no_tests_is_an_error(cli: Cli) -> None:
 def test_the_tests_of_the_example_project_pass() -> None:
     outcome = Cli(ROOT)("test", "tests/usage.yaml", "--json")
     assert outcome.json["passed"] and outcome.json["tests"] == 6
+
+
+def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli.main", "test"]
+    process = subprocess.Popen(
+        command, cwd=cli.directory, env=cli.seen(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    # The engine has been opened once its directory has files.
+    while not list(tmp_path.glob("rookery-test-*/data/*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in out, out
+    assert not list(tmp_path.glob("rookery-test-*"))
