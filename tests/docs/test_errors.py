@@ -8,8 +8,10 @@ import re
 import pytest
 
 from engine import errors
-from tests.docs.reading import ROOT
+from tests.docs.reading import ROOT, blocks
 
+BUGS_ONLY = {"RK7006"}
+"""Codes that only a bug in rookery produces."""
 TEXT = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 SECTIONS = {m[1]: m[2] for m in re.finditer(r"^### (RK\d{4})\n\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)}
 
@@ -23,7 +25,21 @@ def test_documented_codes_equal_the_existing_ones() -> None:
 def test_every_code_is_explained(code: errors.Code) -> None:
     section = SECTIONS[code.id]
     assert section.startswith(f"`{code.status}` {code.title}."), "status and title, as in engine/errors.py"
-    assert "**Do:**" in section, "what to do about it"
+    why, do, rest = section.partition("**Do:**")
+    assert len(why) > len(f"`{code.status}` {code.title}. ") + 10, "why it happens"
+    assert do, "what to do about it"
+    advice, _, example = rest.partition("**Example:**")
+    assert len(advice.strip()) > 5
+    (block,) = blocks(example)
+    assert block.text.strip(), "an example that has the error"
+
+
+def test_every_code_is_produced_by_a_test_or_cannot_be_on_purpose() -> None:
+    names = {value.id: name for name, value in vars(errors).items() if isinstance(value, errors.Code)}
+    folder = ROOT / "tests"
+    texts = [p.read_text(encoding="utf-8") for p in folder.rglob("*.py") if p.parent != folder / "docs"]
+    words = {word for text in texts for word in re.findall(r"\w+", text)}
+    assert {id for id, name in names.items() if id not in words and name not in words} == BUGS_ONLY
 
 
 def test_every_code_is_raised() -> None:
