@@ -120,12 +120,13 @@ def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns the doctor's findings. Raises BACKUP_UNUSABLE if the copy cannot be opened, and BACKUP_DAMAGED.
     """
+    from engine.settings import environment_without_settings
+
     with TemporaryDirectory(prefix=".rookery-verify-", dir=file.parent) as temporary:
         data = Path(temporary, "data")
         restored(file, data)
         # Settings that name a server, or another directory, do not concern the copy.
-        kept = ("ROOKERY_TIMEZONE",)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_") or k in kept}
+        environment = environment_without_settings(keep=["timezone"])
         environment["ROOKERY_WORKSPACE"] = str(description["workspace"])
         done = subprocess.run(
             [sys.executable, *DOCTOR, str(data)],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from ipaddress import ip_network
@@ -334,6 +335,12 @@ def _reason(error: ErrorDetails) -> str:
     if isinstance(error["input"], str | int | float) and reason.startswith("Input should be "):
         return f"must be {reason.removeprefix('Input should be ')}, not {str(error['input'])[:80]!r}"
     return reason
+
+
+def environment_without_settings(keep: Collection[str] = ()) -> dict[str, str]:
+    """The environment for a child process: without the settings of this one, except those in `keep`."""
+    kept = {f"ROOKERY_{name.upper()}" for name in keep}
+    return {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_") or k in kept}
 
 
 def is_set(name: str) -> bool:

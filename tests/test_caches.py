@@ -21,6 +21,7 @@ DECORATED = {
     "engine/compiler/encoding.py:without_dictionary": "declared types",
     "engine/ingest/unreadable_values.py:_positions": "headers of at most MAX_HEADER_BYTES",
     "engine/ingest/values/rejections.py:header_names": "headers of at most MAX_HEADER_BYTES",
+    "engine/ingest/values/text_tenants.py:other_tenant_pattern": "declared paths",
     "engine/ingest/values/staging_mode.py:_non_text_pattern": "declared paths",
     "engine/settings.py:_machine_memory": "no arguments",
     "engine/sql/functions.py:sections": "no arguments",

@@ -142,7 +142,7 @@ def test_openapi_of_a_token(server: Server) -> None:
     token = server.mint("PIPES:READ:by_kind", "PIPES:READ:keyed", tenant="1")
     document = server.get("/v0/pipes/openapi.json", token).json()
     OpenAPIV31SpecValidator(document).validate()
-    everybody = {"/live", "/ready", "/v0/pipes/openapi.json"}
+    everybody = {"/live", "/ready", "/v0/pipes/openapi.json", "/docs/errors", "/docs/errors/{code}"}
     assert set(document["paths"]) == {"/v0/pipes/by_kind.json", "/v0/pipes/keyed.json", "/v0/sql", *everybody}
     assert "customer" not in str(document) and "tenant" not in str(document)
     by_query = server.get("/v0/pipes/openapi.json", params={"token": token})
