@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -176,6 +176,12 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
             _remove(workspace, snapshot, removed)
             events.note("resources removed", removed=removed)
         return removed
+
+
+def unfilled(build: Build, removed: Sequence[str]) -> list[str]:
+    """The targets of removed pipes that stay, with their rows, but get no more rows."""
+    targets = {pipe.target.name for n in removed if (pipe := build.pipes.get(n)) is not None and pipe.target}
+    return sorted(targets - set(removed))
 
 
 def _remove(workspace: Workspace, snapshot: Snapshot, names: list[str]) -> None:

@@ -22,5 +22,8 @@ async def resource(request: Request, kind: str, name: str) -> Response:
         return JSONResponse(await in_thread(services, partial(resources.show, services.workspace, kind, name)))
     await body_as(NoBody, request)
     options = {k: flag(request.query_params.get(k), False, k) for k in flags}
+    build = services.workspace.current.build
     removed = await in_thread(services, partial(resources.remove, services.workspace, kind, name, **options))
-    return JSONResponse({"removed": removed, "dry_run": options["dry_run"]})
+    unfilled = resources.unfilled(build, removed)
+    more = {"unfilled": unfilled} if unfilled else {}
+    return JSONResponse({"removed": removed, "dry_run": options["dry_run"], **more})

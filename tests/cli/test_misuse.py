@@ -164,3 +164,10 @@ def test_a_resource_that_was_not_pushed_is_named_with_its_file(cli: Cli) -> None
     finally:
         file.unlink()
         (cli.directory / "datasources" / "later.yaml").unlink()
+
+
+@pytest.mark.feature
+def test_removing_a_pipe_names_the_target_that_it_filled(cli: Cli) -> None:
+    assert "`daily` keeps its rows, but no pipe fills it" in cli("pipe", "rm", "sums", "--force", "--dry-run").err
+    assert cli("pipe", "rm", "sums", "--force", "--dry-run", "--json").json["unfilled"] == ["daily"]
+    assert "unfilled" not in cli("pipe", "rm", "usage", "--force", "--dry-run", "--json").json
