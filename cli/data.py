@@ -186,7 +186,7 @@ def sql(
     response_format = "json" if options.json or format_ == "table" else format_
     if response_format not in ENGINE_FORMATS:
         raise RookeryError(USAGE, f"unknown format {format_}", hint="table, json, csv or ndjson")
-    headers = _tenant_header(tenant)
+    headers = tenant_header(tenant)
     with connect() as connection:
         body = connection.request(
             "POST",
@@ -209,11 +209,11 @@ def get(
 
     Example: [bold]rookery get usage from_day=2026-01-01 --tenant 17[/]
     """
-    pairs = [_parameter(p) for p in parameters or []]
+    pairs = [parameter(p) for p in parameters or []]
     response_format = "json" if options.json or format_ == "table" else format_
     if response_format not in ENGINE_FORMATS:
         raise RookeryError(USAGE, f"unknown format {format_}", hint="table, json, csv or ndjson")
-    headers = _tenant_header(tenant)
+    headers = tenant_header(tenant)
     with connect() as connection:
         path = f"/v0/pipes/{Path(endpoint).stem if endpoint.endswith('.yaml') else endpoint}.{response_format}"
         response = connection.request("GET", path, params=pairs, headers=headers)
@@ -223,7 +223,7 @@ def get(
     _print(response.content, format_ if not options.json else "json")
 
 
-def _tenant_header(tenant: str | None) -> dict[str, bytes]:
+def tenant_header(tenant: str | None) -> dict[str, bytes]:
     """The header that selects a tenant. Raises RK7002 for an id that cannot be sent in a header."""
     if tenant is None:
         return {}
@@ -236,7 +236,7 @@ def _tenant_header(tenant: str | None) -> dict[str, bytes]:
     return {"x-rookery-tenant": tenant.encode()}
 
 
-def _parameter(text: str) -> tuple[str, str]:
+def parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise RookeryError(USAGE, f"{text} is not NAME=VALUE", hint="for example day=2026-01-31")

@@ -173,16 +173,16 @@ def finding(item: Mapping[str, Any]) -> None:
     """Print a finding of `doctor`: its level, the check, the object, the message and a hint."""
     color = "bold red" if item["level"] == "error" else "yellow"
     text = f"{item['level']} {item['check']}: {item['object']}: {item['message']}"
-    first, *others = _paragraph(text, 2)
+    first, *others = paragraph(text, 2)
     line((item["level"], color), first.removeprefix(item["level"]))
-    hints = _paragraph(f"  hint: {item['hint']}", 8) if item.get("hint") else []
+    hints = paragraph(f"  hint: {item['hint']}", 8) if item.get("hint") else []
     for text in others:
         line(text)
     for text in hints:
         line((text, "dim"))
 
 
-def _paragraph(text: str, indent: int) -> list[str]:
+def paragraph(text: str, indent: int) -> list[str]:
     """A text in lines that fit the terminal; those after the first are indented. One line for other streams."""
     if not sys.stdout.isatty() or wide():
         return [text]

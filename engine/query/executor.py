@@ -91,7 +91,11 @@ class Queries:
             self._count_request(request.claims)
 
             def compose(scope: Scope) -> Composed:
-                composed = _composed_endpoint(snapshot, pipe, values, scope, self._workspace.zone)
+                zone = self._workspace.zone
+                if request.trace is not None:
+                    composed = request.trace.composed(snapshot.build, pipe, Caller(_renderer(values, zone), scope))
+                else:
+                    composed = _composed_endpoint(snapshot, pipe, values, scope, zone)
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
@@ -231,6 +235,8 @@ class Queries:
         # The client may have disconnected while the query waited or was composed.
         if request.ticket.cancelled:
             raise RookeryError(CANCELLED, "the query was cancelled")
+        if request.trace is not None:
+            request.trace.opened(statement, execution.snapshot, execution.scope.tenant)
         stream: Stream = self._workspace.warehouse.stream(replace(statement, id=request.ticket.id), request.format)
         if request.format is Format.JSON:
             stream = ClosingStatistics(stream, show_read_rows=request.claims.reads_all)

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.observe.timer import Timer
 from engine.query.running import Ticket
+from engine.query.trace import Trace
 from engine.tokens import Claims
 from engine.warehouse.port import Format
 
@@ -28,3 +29,5 @@ class QueryRequest:
     """Collects the time of each stage."""
     ticket: Ticket = field(default_factory=Ticket)
     """Cancels the query."""
+    trace: Trace | None = None
+    """Records how the query is composed and run, if it is to be explained."""

@@ -137,6 +137,9 @@ class EmbeddedWarehouse:
     def stream(self, statement: Statement, format: Format) -> Stream:
         return ResultStream(self._documents.read(statement, format))
 
+    def plan(self, statement: Statement) -> Any:
+        return self._documents.plan(statement)
+
     def cancel(self, id: str) -> None:
         # A query on the engine's own connection cannot have an id, but the list of processes shows its settings.
         self.execute(f"KILL QUERY WHERE Settings['log_comment'] = {literal(id)} ASYNC")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -16,7 +18,7 @@ from engine.warehouse.handles import Handle
 from engine.warehouse.parser import Selects
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Format, Statement
-from engine.warehouse.render import used_bindings, with_quoted_integers, with_settings
+from engine.warehouse.render import explained, used_bindings, with_quoted_integers, with_settings
 
 MAX_BUFFERED_BYTES = 4 << 20
 MAX_BUFFERED_ROWS = 25_000
@@ -66,6 +68,14 @@ class DocumentReader:
         finally:
             # The stream has its own connection, so this handle is clean even after an error.
             self._readers.give_back(handle)
+
+    def plan(self, statement: Statement) -> Any:
+        """The engine's plan of a statement, as the JSON value of `EXPLAIN`."""
+        self._selects.check(statement.sql)
+        sql = explained(replace(statement, settings={**statement.settings, **_query_name(statement)}))
+        with self._readers.lend() as handle:
+            output = handle.read_output(sql, "JSONCompact", used_bindings(sql, statement.bindings))
+        return orjson.loads("\n".join(row[0] for row in orjson.loads(output.data)["data"]))
 
     def _buffered_with_retry(self, statement: Statement, format: Format) -> bytes | None:
         """Like `_buffered`, but retries once after undoing merges if the query read a damaged part."""

@@ -220,6 +220,10 @@ class Warehouse(Protocol):
         """
         ...
 
+    def plan(self, statement: Statement) -> Any:
+        """The engine's plan of a SELECT, with its use of indexes, on a reader handle: the JSON value of `EXPLAIN`."""
+        ...
+
     def cancel(self, id: str) -> None:
         """Ask the database to stop the statement with this id. It stops after its current block. Does not wait."""
         ...

@@ -42,6 +42,11 @@ def with_settings(sql: str, settings: Mapping[str, int | str] | None) -> str:
     return f"{sql}\nSETTINGS {settings_list(settings)}" if settings else sql
 
 
+def explained(statement: Statement) -> str:
+    """The text that asks for the plan of a statement, as JSON with its use of indexes."""
+    return with_settings(f"EXPLAIN json = 1, indexes = 1\n{statement.sql}", statement.settings)
+
+
 def with_quoted_integers(statement: Statement, format: Format) -> Statement:
     """Wrap a statement so that large integers are quoted in its result, if it asks for that and the format is JSON.
 

@@ -41,7 +41,7 @@ from engine.warehouse.port import (
     Value,
     WarehouseOptions,
 )
-from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
+from engine.warehouse.render import explained, is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
 
@@ -149,6 +149,20 @@ class ServerWarehouse:
 
     def stream(self, statement: Statement, format: Format) -> Stream:
         return ResultStream(self._document(statement, format))
+
+    def plan(self, statement: Statement) -> Any:
+        self._check_open()
+        if self._parses:
+            self._selects.check(statement.sql)
+        sql = explained(statement)
+        with self._query_slot(), _translated():
+            output = self._reader.raw_query(
+                sql,
+                parameters=used_bindings(sql, statement.bindings),
+                settings={"query_id": statement.id} if statement.id else None,
+                fmt="JSONCompact",
+            )
+        return orjson.loads("\n".join(row[0] for row in orjson.loads(output)["data"]))
 
     def cancel(self, id: str) -> None:
         # These are the reader's own queries, so it may end them without a grant, although it can only read.

@@ -44,6 +44,7 @@ ACCESS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "/v0/pipes/openapi.json": {"GET": frozenset(SCOPE_TYPES) - {"METRICS:READ"}},
     "/v0/pipes": {"GET": _DEPLOY},
     "/v0/pipes/{name}": {"GET": _DEPLOY, "DELETE": _DEPLOY},
+    "/v0/pipes/{name}/explain": {"GET": _only(), "POST": _only()},
     "/v0/sql": {"GET": _READ, "POST": _READ},
     "/v0/events": {"POST": _APPEND},
     "/v0/events/{key}": {"GET": _APPEND},

@@ -193,6 +193,8 @@ OPERATIONS = (
     Operation("get", "/v0/pipes/openapi.json", "This document"),
     Operation("get", "/v0/pipes/{name}", "Show a pipe"),
     Operation("delete", "/v0/pipes/{name}", "Remove a pipe", query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA}),
+    Operation("get", "/v0/pipes/{name}/explain", "Explain a call of an endpoint"),
+    Operation("post", "/v0/pipes/{name}/explain", "Explain a call of an endpoint", body=OBJECT),
     Operation("post", "/v0/push", "Push a project, or plan a push", body=_PUSH),
     Operation("post", "/v0/materialize", "Propose the files of a materialized pipe", body=_PROPOSAL),
     Operation("get", "/v0/tenants", "List the tenants"),

@@ -11,13 +11,14 @@ from starlette.routing import Route
 from engine.control import resources
 from engine.errors import BAD_FORMAT, RookeryError
 from engine.observe.timer import Timer
+from engine.query.explain import explain
 from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.warehouse.port import Format
 from engine.web import openapi
 from engine.web.access import claims_of
 from engine.web.control import control, in_thread
-from engine.web.query_response import respond
+from engine.web.query_response import respond, run_to_end
 from engine.web.requests import head_of, parameters_of
 from engine.web.resources import resource
 from engine.web.services import services_of
@@ -38,6 +39,16 @@ async def call_pipe(request: Request) -> Response:
     timer.stage("auth")
     query = QueryRequest(claims_of(request.scope), parameters, FORMATS[suffix], head.impersonated_tenant(), timer)
     return await respond(request, query, lambda query: services.queries.endpoint(query, name), suffix)
+
+
+async def explain_route(request: Request) -> Response:
+    """`GET|POST /v0/pipes/NAME/explain`: run a call of an endpoint, and describe how it ran."""
+    services, name = services_of(request), request.path_params["name"]
+    head, parameters = head_of(request.scope), await parameters_of(request, MAX_PARAMETER_BYTES)
+    query = QueryRequest(claims_of(request.scope), parameters, Format.JSON, head.impersonated_tenant())
+    return JSONResponse(
+        await run_to_end(request, query, partial(explain, services.queries, services.workspace, name))
+    )
 
 
 async def pipe_route(request: Request) -> Response:
@@ -77,6 +88,7 @@ def routes() -> list[Route]:
         Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
         # A call without a format, which is refused as such and not as a request for the pipe.
         Route("/v0/pipes/{name}.", call_pipe, methods=["GET", "POST"]),
+        Route("/v0/pipes/{name}/explain", explain_route, methods=["GET", "POST"]),
         Route("/v0/pipes", pipes_route),
         Route("/v0/pipes/{name}", pipe_route, methods=["GET", "DELETE"]),
     ]

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -21,10 +22,30 @@ from engine.web.known_fields import ignored_header
 from engine.web.services import Services, services_of
 from engine.web.streaming import CONTENT_TYPES, Release, StreamedResponse
 
+T = TypeVar("T")
+
 WATCH_AFTER_SECONDS = 0.1
 """How many seconds a query runs before its client is watched. Most queries have ended by then."""
 CANCEL_INTERVAL_SECONDS = 0.5
 """Interval at which a query is cancelled again until it has ended."""
+
+
+async def run_to_end(request: Request, query: QueryRequest, run: Callable[[QueryRequest], T]) -> T:
+    """The result of work that runs a query to its end on the caller's reader. Raises RK4010 and RK6003 when none
+    becomes free.
+    """
+    services, caller = services_of(request), _caller_of(query)
+    await services.reader_queue.enter(caller)
+    try:
+        return await _run_watched(request, services, query.ticket, partial(run, query))
+    finally:
+        services.reader_queue.leave(caller)
+
+
+def _caller_of(query: QueryRequest) -> Hashable:
+    """Who shares readers: the callers of a tenant, or of a token without one."""
+    claims = query.claims
+    return ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.subject)
 
 
 async def respond(
@@ -34,8 +55,7 @@ async def respond(
 
     The caller's reader is returned after the last byte. Raises RK4010 and RK6003 when none becomes free.
     """
-    services, claims = services_of(request), query.claims
-    caller: Hashable = ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.subject)
+    services, caller = services_of(request), _caller_of(query)
     await services.reader_queue.enter(caller)
     leave = partial(services.reader_queue.leave, caller)
     try:
@@ -57,9 +77,7 @@ async def respond(
     return response
 
 
-async def _run_watched(
-    request: Request, services: Services, ticket: Ticket, run: Callable[[], QueryResult]
-) -> QueryResult:
+async def _run_watched(request: Request, services: Services, ticket: Ticket, run: Callable[[], T]) -> T:
     """Run a query in a thread, and cancel it if its client disconnects in the meantime."""
     watcher = _DisconnectWatcher(request, services, ticket)
     try:
