@@ -77,7 +77,8 @@ def _show(found: dict[str, Any]) -> None:
     for warning in found["warnings"]:
         for text in output.paragraph(f"warning: {warning['problem']}", 2):
             output.say(text, "yellow")
-        for text in output.paragraph(f"  hint: {warning['hint']}", 8):
+        first, *others = output.paragraph(f"hint: {warning['hint']}", 8)
+        for text in (f"  {first}", *others):
             output.say(text, "dim")
 
 

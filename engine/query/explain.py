@@ -95,7 +95,7 @@ def explain(queries: Queries, workspace: Workspace, pipe: str, request: QueryReq
     return {
         "pipe": pipe,
         "tenant": trace.tenant,
-        # Whoever knows the message of the second check could make a query look as if the check had failed.
+        # A query that raises the message of the second check would look as if that check had failed.
         "sql": statement.sql.replace(FOREIGN_ROW, FOREIGN_ROW.partition(" (")[0]),
         "parameters": {name: _plain(value) for name, value in sorted(statement.bindings.items())},
         "runs": trace.runs,

@@ -42,6 +42,27 @@ def rows_of(document: bytes, format: Format) -> list[list[str]]:
     return [[str(v) for v in row.values()] for row in table.to_pylist()]
 
 
+# --- plans -------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_names_the_table_and_its_indexes(warehouse: Warehouse) -> None:
+    statement = Statement(
+        f"SELECT n FROM {DATABASE}.many WHERE n > {{p:UInt64}}", {"p": 5}, {"max_execution_time": "5"}, id="rk_plan"
+    )
+    plan = orjson.dumps(warehouse.plan(statement)).decode()
+    assert f'"{DATABASE}.many"' in plan
+    assert '"Selected Granules"' in plan
+
+
+@pytest.mark.parametrize(
+    "sql", ["DROP TABLE {}.many", "SELECT 1 INTO OUTFILE 'x'", "SELECT 1; SELECT 2", "AST SELECT 1"]
+)
+def test_only_a_select_has_a_plan(warehouse: Warehouse, sql: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        warehouse.plan(Statement(sql.format(DATABASE)))
+    assert caught.value.code is errors.SQL_SYNTAX
+
+
 # --- rows in, rows out -------------------------------------------------------------------------------------------
 
 
