@@ -39,6 +39,9 @@ class Place:
     part: str | None = None
     """The part of the file that has the error, such as a pipe's node; shown after the position."""
 
+    def __bool__(self) -> bool:
+        return bool(str(self))
+
     def __str__(self) -> str:
         position = ":".join(str(x) for x in (self.file, self.line, self.column) if x is not None)
         return ", ".join(x for x in (position, self.part) if x)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from engine.errors import PUBLISHED_PAGES, codes
+from engine.errors import BAD_YAML, PUBLISHED_PAGES, Place, RookeryError, codes
 from tests.support.server import Server, running, sources
 
 pytestmark = pytest.mark.feature
@@ -112,9 +112,13 @@ def test_an_unknown_code_is_not_echoed(server: Server, code: str) -> None:
 
 @pytest.mark.parametrize("url", ["docs.example.com", "javascript:alert(1)", "https://a b", 'https://a"'])
 def test_the_setting_must_be_a_web_address(url: str) -> None:
-    from engine.errors import RookeryError
     from engine.settings import load
 
     with pytest.raises(RookeryError) as caught:
         load(docs_url=url)
     assert caught.value.code.id == "RK7001" and "http" in caught.value.message
+
+
+def test_an_empty_place_is_not_shown() -> None:
+    exc = RookeryError(BAD_YAML, "x", place=Place())
+    assert str(exc).startswith("RK1001") and "place" not in exc.as_dict()
