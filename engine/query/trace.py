@@ -33,7 +33,13 @@ class Trace:
     """Milliseconds of verifying SQL."""
 
     def composed(self, build: Build, pipe: str, caller: Caller) -> Composed:
-        """The statement of a pipe, composed as in any call, but with empty caches."""
+        """The statement of a pipe, composed as in any call, but with empty caches.
+
+        The times are those of the last composition for a first run. A call starts again if tenants change meanwhile.
+        """
+        if caller.scope.barrier:
+            return Composer(Verifier(self.parser)).request(build, pipe, caller)
+        self.runs, self.template, self.verify = 0, 0.0, 0.0
         composer = Composer(_TimedVerifier(self))
         render = caller.render
 
