@@ -93,7 +93,7 @@ def replay(
     if sum((bool(ids), file is not None, everything)) != 1:
         raise RookeryError(USAGE, "specify which rows to replay", hint="ids, --corrected FILE or --all")
     body: dict[str, Any] = {"ids": ids} if ids else {"rows": _corrected_rows(file)} if file is not None else {}
-    with connect() as connection:
+    with connect() as connection, output.progress("replay"):
         result = connection.json("POST", _path(datasource) + "/replay", json=body)
     if options.json:
         output.as_json(result)

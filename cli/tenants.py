@@ -116,7 +116,7 @@ def rm(
     params = {"purge": str(purge).lower()}
     if allow:
         params["allow"] = ",".join(allow)
-    with connect() as connection:
+    with connect() as connection, output.progress("purge" if purge else "remove"):
         connection.json("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", params=params)
     if options.json:
         output.as_json({"removed": tenant, "purged": purge})
