@@ -347,7 +347,7 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
         verb = "would remove" if dry_run else "removed"
         output.say(f"{verb} {', '.join(result['removed'])}")
         for target in result.get("unfilled", []):
-            output.say(f"warning: `{target}` keeps its rows, but no pipe fills it any more", "yellow")
+            output.say(f"warning: `{target}` keeps its rows, but no pipe fills it", "yellow")
 
     group.command("ls", help=f"List the deployed {plural}. Example: [bold]rookery {kind} ls[/]")(ls)
     group.command("show", help=f"Show a {kind}'s source. Example: [bold]rookery {kind} show NAME[/]")(show)
