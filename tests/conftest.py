@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,6 +19,12 @@ HERE = Path(__file__).parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", action="store_true", help="run only proving tests; print requirement, tests, result")
     parser.addoption("--fast", action="store_true", help="leave out the files that tests/slow.txt names")
+
+
+def pytest_configure() -> None:
+    # A shell's background jobs ignore SIGINT, and the commands that the tests interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
