@@ -216,7 +216,12 @@ def test_a_changed_pipe_names_every_target_that_would_lose_rows(ledger: Ledger) 
     with pytest.raises(RookeryError) as raised:
         _push(rookery, changed)
     assert raised.value.code.id == "RK3001"
-    assert all(name in raised.value.message for name in lost), raised.value.message
+    # The tables of several nests are one line.
+    lines = raised.value.message.splitlines()
+    for table in ("months", "for_all", "chained"):
+        assert any(line.startswith(f"table {table}: ") for line in lines), lines
+    for table in ("months", "chained"):
+        assert any(line.startswith(f"table {table} in {len(OWN)} nests: ") for line in lines), lines
     assert ledger.wrong() == []
 
 
@@ -233,7 +238,7 @@ def test_unrecorded_rows_of_an_earlier_version_need_permission_to_drop(ledger: L
     for _ in range(2):
         with pytest.raises(RookeryError, match="lost") as raised:
             _push(rookery, {})
-        assert raised.value.code.id == "RK3001" and "main.months" in raised.value.message
+        assert raised.value.code.id == "RK3001" and "table months: " in raised.value.message
     rookery.workspace.registry.write("suspended", notes)
     rookery.workspace.refresh()
     _push(rookery, {})

@@ -50,7 +50,7 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
             # A repair would divide all rows again, also those that are correct.
             message, hint = explanation(context, zone)
             raise RookeryError(ZONE, message, hint=hint)
-        repaired = outcomes(context, repair=True, allow=allow)
+        repaired = list(outcomes(context, repair=True, allow=allow))
         events.note("repaired", tables=[str(o.table) for o in repaired if o.differences], allowed=sorted(allow))
         return {"repaired": [_as_dict(o) for o in repaired if o.differences or o.uncompared or o.detached]}
 
