@@ -43,7 +43,7 @@ def test_a_repeated_request_is_not_stored_after_its_rows_expired(tmp_path: Path,
         first = _send(rookery, "a")
         assert (first.rows, first.quarantined, _counted(rookery)) == (1, 1, 1)
         if killed:
-            rookery.gateway.receipts._unrecorded.clear()
+            rookery.gateway.receipts._stored._unrecorded.clear()
     with open_rookery(tmp_path) as rookery:
         rookery.run("TRUNCATE TABLE main.events")
         assert rookery.gateway.receipts.show(None, "a")["receipts"][0]["successful_rows"] == 1
