@@ -15,6 +15,7 @@ import pytest
 from engine.compiler.scope import tenant_literal
 from engine.control import tenants
 from engine.errors import (
+    BAD_SCOPE,
     BAD_TENANT_ID,
     BAD_TOKEN,
     FOREIGN_TENANT,
@@ -480,8 +481,14 @@ def test_errors_of_foreign_views_reveal_nothing_to_the_sender(service: Service) 
 def test_targets_and_nests_cannot_be_written_directly(service: Service) -> None:
     """Targets of pipes take no rows from outside, nests refuse foreign rows, other datasources need their scope."""
     row = '{"tenant": "ant", "word": "direct", "n": 5}'
-    assert append(service, "counts", row, "ant") == NOT_WRITABLE.id
-    assert append(service, "counts", row, None) == NOT_WRITABLE.id
+    for bound in ("ant", None):
+        with pytest.raises(RookeryError) as refused:
+            service.token("DATASOURCES:APPEND:counts", tenant=bound)
+        assert refused.value.code is BAD_SCOPE
+        # A token that was minted before a pipe filled the datasource.
+        with pytest.raises(RookeryError) as refused:
+            service.ingestion.append("counts", row.encode(), Input.NDJSON, bound)
+        assert refused.value.code is NOT_WRITABLE
     execute = service.workspace.warehouse.execute
     for table, columns, values in (
         ("events", "tenant, word, k", "'ant', 'direct', 1"),
