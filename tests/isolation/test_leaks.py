@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from engine import errors
 from engine.errors import RookeryError
-from engine.query import executor
+from engine.query import authorize, executor
 from engine.tokens import Scope
 from engine.warehouse.port import Format
 from engine.web import openapi
@@ -349,10 +349,11 @@ FORBIDDEN = ("events", "logs", "everything", "fill_sums", "accounts")
 def test_openapi_and_logs_contain_no_names_and_no_tokens(found: dict[str, Service]) -> None:
     full = found["full"]
     build = full.workspace.current.build
-    document = json.dumps(openapi.document(build, ["totals", "keyed"], "http://localhost"))
+    token = full.token(*scopes_of(), tenant="acme")
+    claims = authorize.authenticate(full.workspace, token)
+    document = json.dumps(openapi.document(build, ["totals", "keyed"], "http://localhost", claims))
     assert leaks(("bytes", document), "acme") == []
     assert not any(f'"{n}"' in document for n in ("everything", "logs", "customer", "tenant"))
-    token = full.token(*scopes_of(), tenant="acme")
     with capture_logs() as lines:
         for sql in OTHERS[:40]:
             outcome(lambda s=sql: full.sql(token, s))  # type: ignore[misc]
