@@ -71,7 +71,7 @@ def test_problems_have_a_code_and_a_place(
 @pytest.mark.parametrize(("written", "meant"), [("float64", "Float64"), ("FLOAT64", "Float64"), ("uint64", "UInt64")])
 def test_a_type_in_the_wrong_case_is_recognized(workspace: Workspace, written: str, meant: str) -> None:
     (problem,) = [p for p in problems_of(workspace, _columns(Float64=written)) if p.code is errors.BAD_TYPE]
-    assert f"{meant}?" in str(problem.hint)
+    assert f"`{meant}`?" in str(problem.hint)
 
 
 def test_all_problems_are_reported_at_once(workspace: Workspace) -> None:
