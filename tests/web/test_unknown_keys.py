@@ -48,7 +48,7 @@ CONTROL = sorted(
     for method in (route.methods or ())
     if (method, route.path) != ("POST", "/v0/events")
     and route.path not in {"/live", "/ready", "/v0/sql"}
-    and not route.path.startswith(("/v0/pipes/{name}.", "/docs/errors"))
+    and not route.path.startswith(("/v0/pipes/{name}.", "/v0/pipes/{name}/explain", "/docs/errors"))
     and method != "HEAD"
 )
 """Every route but the probes, pages, queries and events, which have rules of their own."""
