@@ -94,8 +94,9 @@ def _finish(workspace: Workspace, copy: DirectoryCopy) -> float:
     """Complete the copy at a moment at which no row is on its way. Returns the seconds that appends waited."""
     with workspace.changes:
         started = time.monotonic()
+        # Bad rows and receipts of a batch are stored before its good rows, and the backup has all of them or none.
         # Views and nests have exactly the rows of landing up to one block, or the registry records the difference.
-        with workspace.view_lock.changing():
+        with workspace.batch_lock.exclusive(), workspace.view_lock.changing():
             # A batch that cannot be completed now is completed when the restored copy is opened.
             with suppress(RookeryError):
                 workspace.view_lock.completion.complete_all()

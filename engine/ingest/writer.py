@@ -128,7 +128,11 @@ class BatchWriter:
             )
             staged = self._reader.read(batch, texts)
             judged = self._inspect(batch) if staged is None else JudgedBatch(staged, fast=fast)
-            return self._record_and_commit(judged, stage)
+            if any(s.append.key for s in judged.staged.slices):
+                # A receipt is written before the rows are stored, so their number must be known.
+                judged = self._with_known_count(judged)
+            with self._workspace.batch_lock.shared():
+                return self._record_and_commit(judged, stage)
 
     def _schema_for(self, first: Append, texts: BatchTexts) -> StageSchema:
         """How the rows of a batch are staged, which depends on their values and on the types in a file."""
@@ -140,9 +144,6 @@ class BatchWriter:
 
     def _record_and_commit(self, batch: JudgedBatch, stage: BorrowedStage) -> Results:
         """Record receipts and commit. A batch whose bad rows only show when it is stored is inspected first."""
-        if any(s.append.key for s in batch.staged.slices):
-            # A receipt is written before the rows are stored, so their number must be known.
-            batch = self._with_known_count(batch)
         batch, receipts = self._recorder.record(batch)
         visible: Visibility = None
         while batch.stored_rows:

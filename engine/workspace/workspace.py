@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar, cast
 from engine.compiler.build import Build, KnownProblems, build
 from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
+from engine.plan.insert_lock import InsertLock
 from engine.plan.view_lock import ViewLock
 from engine.project.model import Project
 from engine.settings import Settings
@@ -45,6 +46,8 @@ class Workspace:
         self.warehouse = warehouse
         self.view_lock = ViewLock()
         self.insert_lock = self.view_lock.inserts
+        self.batch_lock = InsertLock()
+        """Shared while a batch is recorded and committed: a backup, which holds it exclusively, has whole batches."""
         self.pending_appends = PendingAppends()
         self.changes = threading.RLock()
         """Held during a push, a change of tenants or a repair: one at a time."""
