@@ -56,7 +56,7 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
         where = settings.clickhouse_url or settings.data
         raise RookeryError(
             NO_DATABASE,
-            f"there is no workspace `{settings.workspace}` in {where}",
+            f"{where} does not contain the workspace `{settings.workspace}`",
             hint="run the command in the project's directory, or set -C DIRECTORY, --data or ROOKERY_DATA; "
             "`rookery push` and `rookery serve` create a workspace",
         )

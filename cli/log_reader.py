@@ -66,7 +66,7 @@ def _moment(text: str) -> datetime:
 def show(settings: Settings, selection: Selection, *, follow: bool, json_lines: bool) -> None:
     """Print the selected lines; with `follow`, also those that are still to come, until interrupted.
 
-    Raises RK1008 if there is no log file.
+    Raises RK1008 if the log file does not exist.
     """
     files = {} if settings.url is not None else _opened(settings.log_file)
     if not files and not (follow and settings.url is None):
@@ -104,7 +104,7 @@ def _no_log(settings: Settings) -> RookeryError:
         )
     return RookeryError(
         NO_FILE,
-        f"there is no log file {settings.log_file}",
+        f"the log file {settings.log_file} does not exist",
         hint="`rookery serve` writes it, unless ROOKERY_LOG_FILE_BYTES is 0; -C DIRECTORY selects another directory",
     )
 

@@ -24,7 +24,7 @@ def embedded(settings: Settings) -> Settings:
     if not has_workspace(settings):
         raise RookeryError(
             NO_DATABASE,
-            f"there is no workspace `{settings.workspace}` in {settings.data}",
+            f"{settings.data} does not contain the workspace `{settings.workspace}`",
             hint="run the command in the project's directory, or set -C DIRECTORY or --data",
         )
     return settings

@@ -116,7 +116,7 @@ def planned(project: Project, suite: Suite, selection: Selection) -> Plan:
     for case in cases:
         if case.endpoint is not None and case.endpoint not in endpoints:
             hint = _near(case.endpoint, endpoints) or "a test can call the endpoints of the project"
-            message = f"there is no endpoint `{case.endpoint}`"
+            message = f"unknown endpoint `{case.endpoint}`"
             problems.add(RookeryError(UNKNOWN_TABLE, message, hint=hint, place=case.place_of("endpoint")))
     tenants = _tenants(project, suite, fixtures, problems)
     problems.raise_if_any()
@@ -134,7 +134,7 @@ def _fixture(project: Project, suite: Suite, folder: Path, name: str, value: obj
     datasource = project.datasources.get(name)
     if datasource is None:
         hint = _near(name, list(project.datasources))
-        raise RookeryError(UNKNOWN_TABLE, f"there is no datasource `{name}`", hint=hint, place=place)
+        raise RookeryError(UNKNOWN_TABLE, f"unknown datasource `{name}`", hint=hint, place=place)
     return fixture(datasource, value, folder, place)
 
 

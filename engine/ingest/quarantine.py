@@ -77,7 +77,7 @@ def require_table(workspace: Workspace, datasource: str) -> Name:
     build = workspace.current.build
     if datasource not in build.datasources:
         hint = did_you_mean(datasource, build.datasources, "rookery datasource ls")
-        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint=hint)
+        raise RookeryError(UNKNOWN_DATASOURCE, f"unknown datasource `{datasource}`", hint=hint)
     if not build.takes(datasource):
         raise RookeryError(NOT_WRITABLE, f"`{datasource}` is filled by a pipe and has no quarantine")
     return table_of(workspace, datasource)

@@ -55,7 +55,7 @@ def _compile(
     """Compile the schema. Raises RK5005 and RK5006."""
     if datasource not in snapshot.build.relations:
         hint = did_you_mean(datasource, snapshot.build.relations, "rookery datasource ls")
-        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint=hint)
+        raise RookeryError(UNKNOWN_DATASOURCE, f"unknown datasource `{datasource}`", hint=hint)
     pipe = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == datasource), None)
     if pipe is not None:
         raise RookeryError(

@@ -143,7 +143,7 @@ def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pi
     if pipe not in snapshot.build.endpoints:
         if claims.reads_all:
             hint = did_you_mean(pipe, snapshot.build.endpoints, "rookery pipe ls")
-            raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint=hint)
+            raise RookeryError(UNKNOWN_PIPE, f"unknown endpoint `{pipe}`", hint=hint)
         # The same error as above, so that callers cannot find out which pipes exist.
         raise _endpoint_not_allowed(snapshot, claims, pipe)
     fixed = _fixed_parameters(snapshot, workspace.zone, claims, pipe)
