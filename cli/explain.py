@@ -33,7 +33,7 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """Call an endpoint, and show its SQL, the indexes it uses, what it reads, and where the time goes.
+    """Call an endpoint, and show its SQL, the indexes it uses, what it reads, its memory, and where the time goes.
 
     Example: [bold]rookery explain usage from_day=2026-01-01 --tenant 17[/]
     """
@@ -69,6 +69,7 @@ def _show(found: dict[str, Any]) -> None:
     costs = {
         "read": f"{output.counted(found['read_rows'], 'row')}, {output.counted(found['read_bytes'], 'byte')}",
         "result": f"{output.counted(found['result_rows'], 'row')}, {output.counted(found['result_bytes'], 'byte')}",
+        **({} if (memory := found.get("memory_bytes")) is None else {"memory": output.counted(memory, "byte")}),
         **{stage: f"{ms:,.2f} ms" for stage, ms in found["milliseconds"].items()},
     }
     if found["runs"] > 1:

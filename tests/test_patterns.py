@@ -68,6 +68,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/compiler/storage.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x")],
     "engine/warehouse/render.py:_SETTING": [("", "a", "-")],
     "engine/warehouse/render.py:_NAME": [("", "a", "-")],
+    "engine/warehouse/render.py:_PEAK": [("", " ", "x"), ("Peak memory:", " ", "x"), ("Peak memory: ", "1", "x")],
     "engine/warehouse/render.py:_PLACEHOLDER": [("{", " ", ""), ("{", "a", " "), ("", "{ a ", ""), ("{a", " ", "")],
     "engine/warehouse/error_trailer.py:_BARE": [("", "\nCode: 1", ""), ("\nCode: ", "1", "")],
     "engine/warehouse/dedup_log_repair.py:_PART": [],  # names of files

@@ -89,7 +89,9 @@ def explain(queries: Queries, workspace: Workspace, pipe: str, request: QueryReq
     statement, snapshot = trace.statement, trace.snapshot
     assert statement is not None and snapshot is not None
     with queries.running.watch(request.ticket):
-        plan = workspace.warehouse.plan(replace(statement, id=request.ticket.id))
+        named = replace(statement, id=request.ticket.id)
+        plan = workspace.warehouse.plan(named)
+        memory = workspace.warehouse.peak_memory(named)
     reads = list(_table_reads(plan))
     statistics = consumed.closing["statistics"]
     return {
@@ -104,6 +106,7 @@ def explain(queries: Queries, workspace: Workspace, pipe: str, request: QueryReq
         "read_bytes": statistics["bytes_read"],
         "result_rows": consumed.closing["rows"],
         "result_bytes": consumed.size,
+        "memory_bytes": memory,
         "milliseconds": _stages(trace, dict(timer.stages), statistics["elapsed"] * 1000),
         "warnings": [asdict(a) for a in _advice(snapshot.build, trace, reads)],
     }

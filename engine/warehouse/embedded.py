@@ -140,6 +140,9 @@ class EmbeddedWarehouse:
     def plan(self, statement: Statement) -> Any:
         return self._documents.plan(statement)
 
+    def peak_memory(self, statement: Statement) -> int | None:
+        return self._documents.peak_memory(statement)
+
     def cancel(self, id: str) -> None:
         # A query on the engine's own connection cannot have an id, but the list of processes shows its settings.
         self.execute(f"KILL QUERY WHERE Settings['log_comment'] = {literal(id)} ASYNC")

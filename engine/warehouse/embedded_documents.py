@@ -18,7 +18,14 @@ from engine.warehouse.handles import Handle
 from engine.warehouse.parser import Selects
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Format, Statement
-from engine.warehouse.render import explained, used_bindings, with_quoted_integers, with_settings
+from engine.warehouse.render import (
+    analyzed,
+    explained,
+    peak_memory,
+    used_bindings,
+    with_quoted_integers,
+    with_settings,
+)
 
 MAX_BUFFERED_BYTES = 4 << 20
 MAX_BUFFERED_ROWS = 25_000
@@ -71,11 +78,19 @@ class DocumentReader:
 
     def plan(self, statement: Statement) -> Any:
         """The engine's plan of a statement, as the JSON value of `EXPLAIN`."""
+        return orjson.loads("\n".join(self._explained(explained, statement)))
+
+    def peak_memory(self, statement: Statement) -> int | None:
+        """The bytes that a run of a statement needs at most."""
+        return peak_memory(self._explained(analyzed, statement))
+
+    def _explained(self, text: Callable[[Statement], str], statement: Statement) -> list[str]:
+        """The lines of an EXPLAIN statement."""
         self._selects.check(statement.sql)
-        sql = explained(replace(statement, settings={**statement.settings, **_query_name(statement)}))
+        sql = text(replace(statement, settings={**statement.settings, **_query_name(statement)}))
         with self._readers.lend() as handle:
             output = handle.read_output(sql, "JSONCompact", used_bindings(sql, statement.bindings))
-        return orjson.loads("\n".join(row[0] for row in orjson.loads(output.data)["data"]))
+        return [row[0] for row in orjson.loads(output.data)["data"]]
 
     def _buffered_with_retry(self, statement: Statement, format: Format) -> bytes | None:
         """Like `_buffered`, but retries once after undoing merges if the query read a damaged part."""

@@ -224,6 +224,13 @@ class Warehouse(Protocol):
         """The engine's plan of a SELECT, with its use of indexes, on a reader handle: the JSON value of `EXPLAIN`."""
         ...
 
+    def peak_memory(self, statement: Statement) -> int | None:
+        """The bytes that a run of a SELECT needs at most, on a reader handle. None if the engine cannot measure it.
+
+        The statement runs to its end, without returning its rows.
+        """
+        ...
+
     def cancel(self, id: str) -> None:
         """Ask the database to stop the statement with this id. It stops after its current block. Does not wait."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
@@ -18,6 +18,8 @@ _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*:")
 
+_PEAK = re.compile(r" {0,10}Peak memory: {1,10}([0-9]{1,20}(?:\.[0-9]{1,9})?) (B|KiB|MiB|GiB|TiB)")
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 QUOTE_SETTING = "output_format_json_quote_64bit_integers"
 """The engine's setting for integers in JSON that JavaScript would round: as strings or as numbers."""
 
@@ -45,6 +47,20 @@ def with_settings(sql: str, settings: Mapping[str, int | str] | None) -> str:
 def explained(statement: Statement) -> str:
     """The text that asks for the plan of a statement, as JSON with its use of indexes."""
     return with_settings(f"EXPLAIN json = 1, indexes = 1\n{statement.sql}", statement.settings)
+
+
+def analyzed(statement: Statement) -> str:
+    """The text that runs a statement and asks for the engine's summary of the run instead of its rows."""
+    return with_settings(f"EXPLAIN ANALYZE\n{statement.sql}", statement.settings)
+
+
+def peak_memory(lines: Iterable[str]) -> int | None:
+    """The bytes that a summary reports as peak memory, with three digits of precision; None if it does not."""
+    for line in lines:
+        match = _PEAK.fullmatch(line)
+        if match is not None:
+            return round(float(match[1]) * _UNITS[match[2]])
+    return None
 
 
 def with_quoted_integers(statement: Statement, format: Format) -> Statement:

@@ -41,7 +41,15 @@ from engine.warehouse.port import (
     Value,
     WarehouseOptions,
 )
-from engine.warehouse.render import explained, is_insert, used_bindings, with_quoted_integers, with_settings
+from engine.warehouse.render import (
+    analyzed,
+    explained,
+    is_insert,
+    peak_memory,
+    used_bindings,
+    with_quoted_integers,
+    with_settings,
+)
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
 
@@ -49,6 +57,7 @@ from engine.warehouse.time_zone import named_zone
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 _READ_BYTES = 1 << 18
+_SYNTAX_ERROR = 62
 _READER_HINT = (
     "the reader needs a profile with readonly = 2 (not 1), so that each query can set its limits; "
     "see deploy/clickhouse/users.xml"
@@ -151,10 +160,22 @@ class ServerWarehouse:
         return ResultStream(self._document(statement, format))
 
     def plan(self, statement: Statement) -> Any:
+        return orjson.loads("\n".join(self._explained(explained(statement), statement)))
+
+    def peak_memory(self, statement: Statement) -> int | None:
+        try:
+            return peak_memory(self._explained(analyzed(statement), statement))
+        except EngineError as exc:
+            # Older servers do not know EXPLAIN ANALYZE.
+            if exc.engine_code == _SYNTAX_ERROR:
+                return None
+            raise
+
+    def _explained(self, sql: str, statement: Statement) -> list[str]:
+        """The lines of an EXPLAIN statement."""
         self._check_open()
         if self._parses:
             self._selects.check(statement.sql)
-        sql = explained(statement)
         with self._query_slot(), _translated():
             output = self._reader.raw_query(
                 sql,
@@ -162,7 +183,7 @@ class ServerWarehouse:
                 settings={"query_id": statement.id} if statement.id else None,
                 fmt="JSONCompact",
             )
-        return orjson.loads("\n".join(row[0] for row in orjson.loads(output)["data"]))
+        return [row[0] for row in orjson.loads(output)["data"]]
 
     def cancel(self, id: str) -> None:
         # These are the reader's own queries, so it may end them without a grant, although it can only read.

@@ -38,6 +38,7 @@ def test_an_explanation_in_a_terminal_and_as_json(shared_server: Server, tmp_pat
     call = ("explain", "usage", "from_day=2026-01-02", "--tenant", "7")
     found = cli(*call, "--json").json
     assert (found["pipe"], found["tenant"], found["result_rows"]) == ("usage", "7", 1)
+    assert found["memory_bytes"] > 0
     text = cli.terminal(*call)
     shown = re.sub("\x1b\\[[0-9;]*m", "", text)
     assert max(map(len, shown.splitlines())) <= 80, shown
@@ -47,6 +48,7 @@ def test_an_explanation_in_a_terminal_and_as_json(shared_server: Server, tmp_pat
         "PrimaryKey",
         "1 of 1",
         "serialization",
+        "memory",
         "1 row",
         "warning",
         "hint",

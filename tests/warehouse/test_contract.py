@@ -63,6 +63,23 @@ def test_only_a_select_has_a_plan(warehouse: Warehouse, sql: str) -> None:
     assert caught.value.code is errors.SQL_SYNTAX
 
 
+def test_the_peak_memory_of_a_query_follows_what_it_aggregates(warehouse: Warehouse) -> None:
+    sizes = [
+        warehouse.peak_memory(Statement(f"SELECT number, count() FROM numbers({n}) GROUP BY number", id="rk_memory"))
+        for n in (10, 1_000_000)
+    ]
+    assert None not in sizes
+    small, large = (size or 0 for size in sizes)
+    assert 0 < small < large
+    assert large > 16_000_000, "at least the keys and the counts"
+
+
+def test_measuring_memory_raises_the_errors_of_the_query(warehouse: Warehouse) -> None:
+    with pytest.raises(EngineError) as caught:
+        warehouse.peak_memory(Statement("SELECT throwIf(number = 5, 'five') FROM numbers(10)"))
+    assert caught.value.engine_code == 395
+
+
 # --- rows in, rows out -------------------------------------------------------------------------------------------
 
 

@@ -175,6 +175,7 @@ def test_pipes_without_tables_and_large_results(server: Server) -> None:
     found = explained(server, "large", None)
     assert found["result_rows"] == 50_000
     assert found["result_bytes"] > 5_000_000
+    assert 0 < explained(server, "one")["memory_bytes"] < found["memory_bytes"] < 100_000_000
 
 
 @pytest.mark.parametrize(
