@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.support.server import Server, running
+from tests.web import access_log
+from tests.web.inbox import Send, count
 from tests.web.project import fill
 
 MAX_BODY = 200_000
@@ -43,3 +46,48 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("narrow"), **environment) as found:
         fill(found)
         yield found
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server behind a trusted proxy whose access log and metrics are read."""
+    settings = {"ROOKERY_TRUSTED_PROXIES": "127.0.0.0/8, ::1", "ROOKERY_MAX_HEADER_BYTES": 4096}
+    with running(tmp_path_factory.mktemp("access"), **settings) as server:
+        server.push(access_log.FILES)
+        server.tenant("1")
+        server.events("events", [{"tenant_id": 1, "note": f"note {n}"} for n in range(6)])
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A filled server whose tokens and tenants the tests of minting may change."""
+    with running(tmp_path_factory.mktemp("minting")) as server:
+        fill(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def secret(server: Server) -> str:
+    """The signing key of `server`."""
+    return str(server.admin_json("GET", "/v0/signing-key")["secret"])
+
+
+@pytest.fixture
+def send(inbox: Server) -> Iterator[Send]:
+    """Post to /v0/events as admin; the response's counts are exact, and a refused request stored nothing."""
+
+    def post(body: str | bytes, name: str = "events", token: str | None = None, **params: str) -> httpx.Response:
+        before = count(inbox)
+        query = {"name": name, "wait": "true", **params}
+        response = inbox.post("/v0/events", token or inbox.admin_token, params=query, content=body)
+        after = count(inbox)
+        if response.status_code >= 400:
+            assert after == before
+        else:
+            counts = response.json()
+            assert sum(after[:4]) - sum(before[:4]) == counts["successful_rows"]
+            assert sum(after[4:]) - sum(before[4:]) == counts["quarantined_rows"]
+        return response
+
+    yield post

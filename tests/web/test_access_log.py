@@ -1,98 +1,27 @@
-"""The access log has exactly one line per request, whatever happens to it, and never what a caller wants to hide in it.
-
-The metrics agree with what the clients saw.
-"""
+"""The access log has exactly one line per request, whatever happens to it, and never what a caller wants to hide in it."""
 
 from __future__ import annotations
 
 import json
 import re
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
 import pytest
 
 from tests.support.server import Server, running
-
-FILES = {
-    "datasources/events.yaml": """
-tenant: tenant_id
-columns:
-  - {name: tenant_id, type: UInt32}
-  - {name: note, type: String}
-engine: {sorting_key: [tenant_id]}
-""",
-    "pipes/notes.yaml": """
-nodes:
-  - {name: notes_node, sql: "SELECT note FROM events WHERE note != {{ String(word, 'none') }}"}
-endpoint: {}
-""",
-    "pipes/slow.yaml": """
-nodes:
-  - {name: slow_node, sql: "SELECT max(cityHash64(number)) AS n FROM numbers(20000000000)"}
-endpoint: {}
-""",
-    "pipes/many.yaml": """
-nodes:
-  - {name: many_node, sql: "SELECT number AS n FROM numbers(20000000)"}
-endpoint: {}
-""",
-}
-CANARY = "canary-4711"
+from tests.web.access_log import FILES, exchange, lines, lines_of, only, samples, total
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"ROOKERY_TRUSTED_PROXIES": "127.0.0.0/8, ::1", "ROOKERY_MAX_HEADER_BYTES": 4096}
-    with running(tmp_path_factory.mktemp("access"), **settings) as found:
-        found.push(FILES)
-        found.tenant("1")
-        found.events("events", [{"tenant_id": 1, "note": f"note {n}"} for n in range(6)])
-        yield found
+def server(observed: Server) -> Server:
+    return observed
 
 
-def lines(server: Server) -> list[dict[str, Any]]:
-    """The lines of the access log so far."""
-    text = (server.directory / ".rookery" / "server.log").read_text(encoding="utf-8")
-    return [event for line in text.splitlines() if (event := json.loads(line))["event"] == "request"]
-
-
-def lines_of(server: Server, *ids: str) -> dict[str, list[dict[str, Any]]]:
-    """The lines of requests with these ids, once there is one for each and for a later request."""
-    later = server.get("/live").headers["x-request-id"]
-    found: dict[str, list[dict[str, Any]]] = {}
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = {one: [line for line in lines(server) if line["request_id"] == one] for one in (later, *ids)}
-        if all(found.values()):
-            break
-        time.sleep(0.05)
-    found.pop(later)
-    return found
-
-
-def only(server: Server, id: str) -> dict[str, Any]:
-    """The one line of a request."""
-    (line,) = lines_of(server, id)[id]
-    return line
-
-
-def exchange(server: Server, data: bytes, *, reads: bool = True) -> bytes:
-    """Send bytes on a connection of their own, and return the response, or close without reading it."""
-    host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
-    with socket.create_connection((host, port), timeout=30) as connection:
-        connection.sendall(data)
-        received = b""
-        while reads and (chunk := connection.recv(65536)):
-            received += chunk
-    return received
+CANARY = "canary-4711"
 
 
 REQUESTS: dict[str, tuple[str, str, dict[str, Any], int, dict[str, Any]]] = {
@@ -308,104 +237,6 @@ def test_names_cannot_forge_lines(server: Server) -> None:
 def test_the_address_behind_a_trusted_proxy_is_logged(server: Server, forwarded: str, client: str) -> None:
     id = server.get("/live", headers={"x-forwarded-for": forwarded}).headers["x-request-id"]
     assert only(server, id)["client"] == client
-
-
-def samples(server: Server) -> dict[str, float]:
-    """The samples of a scrape."""
-    text = server.admin("GET", "/metrics").text
-    pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, _, value in pairs}
-
-
-def total(found: dict[str, float], name: str, *labels: str) -> float:
-    """The sum of the series of a metric that have these labels, such as `endpoint="notes"`."""
-    return sum(v for n, v in found.items() if n.partition("{")[0] == name and all(label in n for label in labels))
-
-
-def test_a_scrape_under_load_agrees_with_what_the_clients_saw(server: Server) -> None:
-    token = server.mint("PIPES:READ:notes", "DATASOURCES:APPEND:events", tenant="1")
-    calls: list[Callable[[httpx.Client], httpx.Response]] = [
-        lambda http: http.get("/v0/pipes/notes.json", headers={"authorization": f"Bearer {token}"}),
-        lambda http: http.get("/v0/pipes/notes.json?word=x&word=y", headers={"authorization": f"Bearer {token}"}),
-        lambda http: http.get("/v0/pipes/notes.json", headers={"authorization": "Bearer x"}),
-        lambda http: http.get("/v0/pipes/many.json", headers={"authorization": f"Bearer {token}"}),
-        lambda http: http.post(
-            f"/v0/events?name=events&token={token}", content=b'{"tenant_id": 1, "note": "none"}\n' * 3
-        ),
-    ]
-
-    def client(number: int) -> list[tuple[int, int, int]]:
-        with httpx.Client(base_url=server.url, timeout=60, trust_env=False, verify=False) as http:
-            seen = []
-            for turn in range(30):
-                which = (number + turn) % len(calls)
-                response = calls[which](http)
-                body = response.json()
-                seen.append((which, response.status_code, body.get("rows", body.get("successful_rows", 0))))
-            return seen
-
-    before = samples(server)
-    with ThreadPoolExecutor(6) as pool:
-        seen = [one for each in pool.map(client, range(6)) for one in each]
-    after = samples(server)
-
-    def rise(name: str, *labels: str) -> float:
-        return total(after, name, *labels) - total(before, name, *labels)
-
-    by_status = Counter((("notes", "notes", "notes", "many", "")[which], status) for which, status, _ in seen)
-    for (endpoint, status), count in by_status.items():
-        route = 'route="/v0/events"' if not endpoint else 'route="/v0/pipes/{name}.{format}"'
-        labels = (f'endpoint="{endpoint}"', f'status="{status}"', route)
-        assert rise("rookery_requests_total", *labels) == count, labels
-        kind = (labels[0], f'status="{status // 100}xx"', route)
-        same_kind = sum(n for (e, s), n in by_status.items() if e == endpoint and s // 100 == status // 100)
-        assert rise("rookery_request_seconds_count", *kind) == same_kind
-    assert rise("rookery_returned_rows_total", 'endpoint="notes"') == sum(r for w, _, r in seen if w < 3)
-    assert rise("rookery_ingested_rows_total", 'datasource="events"') == sum(r for w, _, r in seen if w == 4)
-    assert after["rookery_requests_in_flight"] == 1, "the scrape itself"
-    assert after['rookery_readers{state="in_use"}'] == 0
-    assert after["rookery_parts"] > 0 and after["rookery_disk_free_bytes"] > 0 and after["process_open_fds"] > 10
-
-
-def test_made_up_names_add_no_series(server: Server) -> None:
-    """10,000 names: of endpoints, datasources, routes, methods and tenants."""
-    server.get("/v0/pipes/made_up.json")
-    server.request("BREW", "/live")
-    server.post("/v0/events?name=made_up")
-    server.get("/made/up")
-    before = set(samples(server))
-    kinds = ("GET /v0/pipes/n{}.json", "POST /v0/events?name=n{}", "GET /n{}", "BREW{} /live", "GET /v0/tenants/n{}")
-    connection = socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=60)
-    with connection, connection.makefile("rb") as answers:
-        for start in range(0, 10_000, 50):
-            kind = kinds[start // 50 % len(kinds)]
-            if kind.startswith("BREW"):
-                # The parser refuses unknown methods, and closes the connection.
-                exchange(server, f"{kind.format(start)} HTTP/1.1\r\n\r\n".encode())
-                continue
-            head = " HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
-            connection.sendall("".join(kind.format(n) + head for n in range(start, start + 50)).encode())
-            for _ in range(50):
-                length = 0
-                while (line := answers.readline().strip().lower()) != b"":
-                    length = int(line[15:]) if line.startswith(b"content-length:") else length
-                answers.read(length)
-    after = set(samples(server))
-    new = {name for name in after - before if "_created" not in name}
-    # Not names but routes, methods and statuses of this test.
-    assert len(new) < 60, sorted(new)
-    assert not any("n5" in name for name in after)
-
-
-def test_the_series_of_an_endpoint_end_with_it(server: Server) -> None:
-    text = 'nodes:\n  - {name: brief_node, sql: "SELECT 1 AS x"}\nendpoint: {}\n'
-    server.push({"pipes/brief.yaml": text})
-    assert server.admin("GET", "/v0/pipes/brief.json").status_code == 200
-    assert any('endpoint="brief"' in name for name in samples(server))
-    server.admin("DELETE", "/v0/pipes/brief")
-    assert not any('endpoint="brief"' in name for name in samples(server))
-    assert server.admin("GET", "/v0/pipes/brief.json").status_code == 404
-    assert not any('endpoint="brief"' in name for name in samples(server))
 
 
 def test_requests_with_their_lines_turned_off_are_counted(tmp_path: Path) -> None:

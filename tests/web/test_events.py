@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -14,80 +11,13 @@ from backports import zstd
 
 from tests.support.server import Server
 from tests.web.conftest import MAX_BODY
+from tests.web.inbox import Send, count, delivered, mark, quarantined, stored
 from tests.web.responses import data, refused
-
-Send = Callable[..., httpx.Response]
 
 
 @pytest.fixture(scope="module")
 def server(inbox: Server) -> Server:
     return inbox
-
-
-@pytest.fixture
-def send(server: Server) -> Iterator[Send]:
-    """Post to /v0/events as admin; the response's counts are exact, and a refused request stored nothing."""
-
-    def post(body: str | bytes, name: str = "events", token: str | None = None, **params: str) -> httpx.Response:
-        before = count(server)
-        given = {"name": name, "wait": "true", **params}
-        response = server.post("/v0/events", token or server.admin_token, params=given, content=body)
-        after = count(server)
-        if response.status_code >= 400:
-            assert after == before
-        else:
-            found = response.json()
-            assert sum(after[:4]) - sum(before[:4]) == found["successful_rows"]
-            assert sum(after[4:]) - sum(before[4:]) == found["quarantined_rows"]
-        return response
-
-    yield post
-
-
-def count(server: Server) -> list[int]:
-    """Rows of four datasources, then rows in their quarantines."""
-    found = server.sql(
-        "SELECT (SELECT count() FROM events) AS a, (SELECT count() FROM notes) AS b, "
-        "(SELECT count() FROM clicks) AS c, (SELECT count() FROM prices) AS d"
-    )
-    names = ("events", "notes", "clicks", "prices")
-    return [*found[0].values(), *(quarantine(server, name)["total"] for name in names)]
-
-
-def quarantine(server: Server, name: str) -> Any:
-    return server.admin_json("GET", f"/v0/datasources/{name}/quarantine", params={"limit": 1})
-
-
-def quarantined(server: Server, response: httpx.Response, name: str = "events", *, beside: int = 0) -> dict[str, Any]:
-    """The only row of a request that went to quarantine; `beside` others are stored."""
-    assert response.status_code == 200, response.text
-    answer = response.json()
-    first = answer.pop("first_bad_row")
-    answer.pop("unknown_keys", None)
-    assert answer == {"successful_rows": beside, "quarantined_rows": 1}
-    found: dict[str, Any] = quarantine(server, name)["rows"][0]
-    columns = [c for c in found["c__error_column"] if c]
-    assert first == {"row": found["c__row"] + 1, "columns": columns, "reason": "; ".join(found["c__error"])}
-    assert found["c__error"] and all(found["c__error"]) and len(found["c__error"]) == len(found["c__error_column"])
-    return found
-
-
-def delivered(server: Server, mark: str, tenant: str = "1") -> int:
-    """Rows of a mark that a tenant reads; tenant 1 reads them from its nest."""
-    rows = data(server.get("/v0/pipes/raw.json", server.mint("PIPES:READ:raw", tenant=tenant)))
-    return sum(r["note"] == mark for r in rows)
-
-
-_marks = itertools.count()
-
-
-def stored(server: Server, mark: str, columns: str = "tenant_id, units, page, depth, tags") -> list[list[object]]:
-    rows = server.sql(f"SELECT {columns} FROM events WHERE note = '{mark}' ORDER BY tenant_id, units")
-    return [list(r.values()) for r in rows]
-
-
-def mark() -> str:
-    return f"mark-{next(_marks)}"
 
 
 @pytest.mark.proves("B2", "A8")
@@ -216,118 +146,12 @@ def test_a_broken_line_is_quarantined_and_its_neighbors_are_stored(
     assert delivered(server, m) == 3
 
 
-TENANTS = [
-    '{"note": "no tenant"}',
-    "{}",
-    '{"tenant_id": null}',
-    '{"tenant_id": "01"}',
-    '{"tenant_id": 01}',
-    '{"tenant_id": 1.0}',
-    '{"tenant_id": "1.0"}',
-    '{"tenant_id": 1e0}',
-    '{"tenant_id": true}',
-    '{"tenant_id": "true"}',
-    '{"tenant_id": -1}',
-    '{"tenant_id": -0}',
-    '{"tenant_id": "+1"}',
-    '{"tenant_id": " 1"}',
-    '{"tenant_id": "1 "}',
-    '{"tenant_id": "1\\u0000"}',
-    '{"tenant_id": ""}',
-    '{"tenant_id": "\uff11"}',
-    '{"tenant_id": "\\u00b9"}',
-    '{"tenant_id": 4294967296}',
-    '{"tenant_id": 4294967297}',
-    '{"tenant_id": 18446744073709551617}',
-    '{"tenant_id": 340282366920938463463374607431768211457}',
-    '{"tenant_id": [1]}',
-    '{"tenant_id": {"id": 1}}',
-    '{"tenant_id": "nan"}',
-    '{"tenant": 1}',
-    '{"tenant_id ": 1}',
-]
-
-
-@pytest.mark.proves("D11")
-@pytest.mark.parametrize("bad", TENANTS)
-def test_a_tenant_id_that_is_not_canonical(server: Server, send: Send, bad: str) -> None:
-    m = mark()
-    good = json.dumps({"tenant_id": 1, "note": m})
-    before = tenants(server)
-    for body, number in ((f"{good}\n{bad}\n{good}", 1), (bad, 0)):
-        row = quarantined(server, send(body), beside=2 * number)
-        assert (row["c__text"], row["c__row"]) == (bad, number)
-        assert row["c__error_column"] in (["tenant_id"], [""])
-        assert row["c__error_column"] == ["tenant_id"] or not is_json(bad)
-    assert tenants(server) == before, "a row without a tenant reached a tenant"
-    assert len(stored(server, m)) == delivered(server, m) == 2
-
-
-def tenants(server: Server) -> list[Any]:
-    return server.sql("SELECT tenant_id FROM events GROUP BY tenant_id ORDER BY tenant_id")
-
-
-def is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-@pytest.mark.proves("D11")
-@pytest.mark.parametrize(
-    "bad",
-    [
-        '{"tenant_id": 1, "tenant_id": 2}',
-        '{"tenant_id": 1, "tenant_id": 1}',
-        '{"tenant_id": 1, "TENANT_ID": 2}',
-        '{"TENANT_ID": 2, "tenant_id": 1}',
-        '{"tenant_id": 1, "tenant\\u005fid": 2}',
-    ],
-)
-def test_a_duplicate_tenant_key_is_quarantined(server: Server, send: Send, bad: str) -> None:
-    assert quarantined(server, send(bad))["c__text"] == bad
-
-
 def test_keys_are_case_insensitive(server: Server, send: Send) -> None:
     """Keys are case-insensitive; the value follows the same rule."""
     m = mark()
     assert send(json.dumps({"TENANT_ID": 2, "note": m})).status_code == 200
     assert [r[0] for r in stored(server, m)] == [2]
     assert quarantined(server, send('{"TENANT_ID": "02"}'))["c__error_column"] == ["tenant_id"]
-
-
-@pytest.mark.parametrize(
-    "owner, fine",
-    [
-        ("a b", True),
-        ("\u00e9", True),
-        ("x" * 256, True),
-        ("x" * 257, False),
-        ("\u00e9" * 129, False),
-        ("", False),
-        ("a\nb", False),
-        ("a\tb", False),
-        ("a\x7fb", False),
-        ("a\u0085b", False),
-        ("a\u2028b", False),
-        ("a\u2029b", False),
-        ("e\u0301", False),
-    ],
-    ids=repr,
-)
-def test_text_tenants_follow_the_rules_for_tenant_ids(server: Server, send: Send, owner: str, fine: bool) -> None:
-    response = send(json.dumps({"owner": owner, "text": "x"}), "notes")
-    if fine:
-        assert response.json()["successful_rows"] == 1
-    else:
-        assert quarantined(server, response, "notes")["c__error_column"] == ["owner"]
-
-
-def test_text_tenants_are_utf8(server: Server, send: Send) -> None:
-    row = quarantined(server, send(b'{"owner": "\xff", "text": "x"}', "notes"), "notes")
-    assert row["c__text"] == '{"owner": "\ufffd", "text": "x"}'
 
 
 def test_null_is_absent(server: Server, send: Send) -> None:
@@ -354,28 +178,6 @@ def test_json_paths(server: Server, send: Send) -> None:
     for body in ({}, {"page": {}}, {"page": {"other": 1}}, {"path": "/top"}, {"page.path": "/dotted"}):
         assert send(json.dumps({"tenant_id": 1, "note": m, **body})).status_code == 200
     assert {r[2] for r in stored(server, m)} == {"-"}
-
-
-@pytest.mark.proves("D11")
-def test_a_tenant_deep_in_the_event(server: Server, send: Send) -> None:
-    for org in ("1", 1, 4294967295):
-        assert send(json.dumps({"who": {"org": org}}), "clicks").status_code == 200
-    for org in ('"01"', "1.0", "true", "null", "-1", "4294967296", "18446744073709551617", "[1]", '{"a": 1}', '""'):
-        assert quarantined(server, send(f'{{"who": {{"org": {org}}}}}', "clicks"), "clicks")["c__row"] == 0
-    for body in ("{}", '{"who": {}}', '{"org": 1}', '{"who": 1}', '{"who": {"org": 1, "org": 2}}', '{"who.org": 1}'):
-        assert quarantined(server, send(body, "clicks"), "clicks")["c__text"] == body
-    assert {r["org"] for r in server.sql("SELECT org FROM clicks")} <= {1, 77, 4294967295}
-
-
-@pytest.mark.proves("D11")
-@pytest.mark.parametrize("other", ["2", '"2"', "1.0", "true", "[1]", '{"a": 1}', '"01"'])
-def test_a_tenant_of_a_wrong_type_is_not_treated_as_absent(server: Server, other: str) -> None:
-    token = server.mint("DATASOURCES:APPEND:clicks", tenant="1")
-    before = server.sql("SELECT count() AS n FROM clicks")
-    answer = server.post("/v0/events?name=clicks", token, content=f'{{"who": {{"org": {other}}}}}')
-    assert answer.status_code == 403 and answer.json()["code"] == "RK5003"
-    assert server.sql("SELECT count() AS n FROM clicks") == before
-    assert server.post("/v0/events?name=clicks", token, content='{"who": {"org": 1}}\n{"who": {}}').status_code == 202
 
 
 def test_integers_of_every_width(server: Server, send: Send) -> None:
@@ -447,47 +249,6 @@ def test_datasources_that_accept_no_rows(server: Server, send: Send) -> None:
     refused(server.post("/v0/events", server.admin_token, content="{}"), 400, "RK4009")
     refused(server.post("/v0/events?name=", server.admin_token, content="{}"), 400, "RK4009")
     refused(server.post("/v0/events?name=events&name=prices", server.admin_token, content="{}"), 400, "RK4009")
-
-
-@pytest.mark.proves("D11")
-def test_append_tokens(server: Server, send: Send) -> None:
-    token = server.static("appends", "DATASOURCES:APPEND:events")
-    m = mark()
-    assert send("\n".join(json.dumps({"tenant_id": t, "note": m}) for t in (1, 2, 3)), token=token).is_success
-    refused(send('{"owner": "1", "text": "x"}', "notes", token=token), 403, "RK4003")
-    refused(send("{}", "nonesuch", token=token), 403, "RK4003")
-    reader = server.mint("DATASOURCES:READ:events", "PIPES:READ:raw", tenant="1")
-    refused(send('{"tenant_id": 1}', token=reader), 403, "RK4003")
-    refused(server.post("/v0/events?name=events", content="{}"), 403, "RK4001")
-    refused(server.post("/v0/events?name=events&token=bad", content="{}"), 403, "RK4002")
-
-
-@pytest.mark.proves("D11")
-@pytest.mark.parametrize("kind", ["static", "jwt"])
-def test_an_append_token_of_a_tenant_writes_only_for_it(server: Server, send: Send, kind: str) -> None:
-    make = server.mint if kind == "jwt" else lambda *a, **k: server.static("appends for 2", *a, **k)
-    token = make("DATASOURCES:APPEND:events", tenant="2")
-    m = mark()
-    for fine in (
-        {"note": m},
-        {"tenant_id": 2, "note": m},
-        {"tenant_id": "2", "note": m},
-        {"tenant_id": None, "note": m},
-    ):
-        assert send(json.dumps(fine), token=token).status_code == 200
-    assert [r[0] for r in stored(server, m)] == [2, 2, 2, 2]
-    own = json.dumps({"note": f"beside a foreign row of {m}"})
-    for foreign in ("1", '"1"', '"02"', "2.0", "true", '""', "-2", "4294967298", '{"a": 2}', '"2 "'):
-        body = refused(send(f'{own}\n{{"tenant_id": {foreign}}}', token=token), 403, "RK5003")
-        assert body["error"].startswith("row 2: ")
-    refused(send('{"TENANT_ID": 1}', token=token), 403, "RK5003")
-    assert stored(server, f"beside a foreign row of {m}") == []
-    for twice in ('{"tenant_id": 2, "tenant_id": 1}', '{"tenant_id": 2, "TENANT_ID": 1}'):
-        row = quarantined(server, send(twice, token=token))
-        assert (row["c__text"], row["c__writer"]) == (twice, "2")
-    bad = json.dumps({"tenant_id": 1, "units": "many", "note": m})
-    assert quarantined(server, send(f"{bad}\n{own}", token=token), beside=1)["c__text"] == bad
-    assert [r[0] for r in stored(server, m)] == [2, 2, 2, 2]
 
 
 @pytest.mark.proves("A8", "B6")
