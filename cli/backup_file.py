@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine.errors import (
@@ -24,6 +23,7 @@ from engine.errors import (
 )
 from engine.warehouse import archive
 from engine.warehouse.errors import file_error
+from engine.warehouse.unfinished import BACKUP, VERIFY, unfinished_directory, unfinished_file
 
 DOCTOR = ("-m", "cli.main", "--json", "doctor", "--deep", "--data")
 """Arguments of Python that examine the data directory which follows."""
@@ -45,13 +45,12 @@ def written(file: Path) -> Iterator[Path]:
 
     After an error it is removed. Raises DISK_FULL, and ALREADY_EXISTS if the name was taken meanwhile.
     """
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        yield partial
-        _flush(partial)
-        _rename(partial, file)
-        _flush(file.parent)
+        with unfinished_file(file.parent, BACKUP) as partial:
+            yield partial.path
+            _flush(partial.path)
+            _rename(partial.path, file)
+            _flush(file.parent)
     except FileExistsError as exc:
         raise _exists(file) from exc
     except OSError as exc:
@@ -60,8 +59,6 @@ def written(file: Path) -> Iterator[Path]:
                 DISK_FULL, f"the disk of {file.parent} is full", hint="free space there, or name another directory"
             ) from exc
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _rename(partial: Path, file: Path) -> None:
@@ -122,15 +119,17 @@ def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     from engine.settings import environment_without_settings
 
-    with TemporaryDirectory(prefix=".rookery-verify-", dir=file.parent) as temporary:
-        data = Path(temporary, "data")
+    with unfinished_directory(file.parent, VERIFY) as temporary:
+        data = temporary.path / "data"
         restored(file, data)
         # Settings that name a server, or another directory, do not concern the copy.
         environment = environment_without_settings(keep=["timezone"])
         environment["ROOKERY_WORKSPACE"] = str(description["workspace"])
         done = subprocess.run(
             [sys.executable, *DOCTOR, str(data)],
-            cwd=temporary,
+            cwd=temporary.path,
+            # If this process is killed, the directory is not abandoned before the doctor ends.
+            pass_fds=[temporary.lock],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

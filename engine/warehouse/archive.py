@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import tarfile
 import time
@@ -21,6 +20,7 @@ from typing import IO, Any
 from engine import errors
 from engine.errors import RookeryError
 from engine.warehouse.layout_version import LAYOUT_VERSION, newer_layout_error
+from engine.warehouse.unfinished import RESTORE, unfinished_directory
 
 FORMAT = 1
 """The version of the format of backup files."""
@@ -112,12 +112,11 @@ def _padding(size: int) -> bytes:
 
 
 def unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
-    """Restore a backup to a directory that does not exist, and return its description.
+    """Restore a backup to an empty directory, and return its description.
 
     Raises BACKUP_DAMAGED if a file is missing, changed or unexpected, and LAYOUT_NEWER. The caller removes the
     directory after an error. Raises OSError.
     """
-    directory.mkdir(mode=0o700)
     found: dict[str, str] = {}
     links: dict[Path, str] = {}
     description: dict[str, Any] | None = None
@@ -252,16 +251,12 @@ def restore(source: Path, directory: Path) -> dict[str, Any]:
     directory = directory.absolute()
     require_empty(directory)
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = directory.with_name(f".{directory.name}.restoring-{os.getpid()}")
-    try:
+    with unfinished_directory(directory.parent, RESTORE) as temporary:
         with source.open("rb") as file:
-            description = unpack(file, temporary)
+            description = unpack(file, temporary.path)
         os.sync()
         # An empty directory is replaced. If anything else has appeared there, this fails.
-        temporary.rename(directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        temporary.path.rename(directory)
     return description
 
 

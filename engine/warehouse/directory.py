@@ -16,6 +16,7 @@ from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.directory_copy import remove_copies
 from engine.warehouse.errors import EngineError
 from engine.warehouse.layout_version import LAYOUT_VERSION, DirectoryMark, read_mark, write_mark
+from engine.warehouse.unfinished import remove_abandoned
 
 LOCK = "rookery.lock"
 CONFIG = "rookery.xml"
@@ -114,6 +115,7 @@ class Directory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         remove_copies(self.path)
+        remove_abandoned(self.path.parent)
         repair(self.path)
         # Otherwise the engine would detach damaged parts when it loads their table, and their rows would seem lost.
         undo_damaged(self.path)

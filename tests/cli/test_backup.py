@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.warehouse.unfinished import BACKUP, RESTORE, VERIFY, unfinished_directory, unfinished_file
 from tests.cli.billing import FILES, assert_exact, assert_kinds_exact
 from tests.cli.commands import Cli, for_server
 from tests.support.server import ROOT, Server, running
@@ -311,26 +312,25 @@ def test_a_killed_backup_leaves_nothing_that_looks_complete(
         )
         if attempt:
             # From the moment at which the command has opened its file.
-            while process.poll() is None and not any(".partial-" in n for n in left(tmp_path)):
+            while process.poll() is None and not any(n.startswith(BACKUP) for n in left(tmp_path)):
                 time.sleep(0.002)
             time.sleep(chance.uniform(0, 0.3))
         process.send_signal(signal_number)
         process.wait(60)
         names = left(tmp_path)
         if signal_number is signal.SIGINT:
-            assert not [n for n in names if "partial" in n or "verify" in n]
+            assert not [n for n in names if n.startswith(".")]
         if "b.tar" in names:
             Cli(tmp_path)("restore", "b.tar", f"data-{attempt}")
             (tmp_path / "b.tar").unlink()
             complete += 1
-        for name in left(tmp_path):
-            if ".partial-" in name:
-                (tmp_path / name).unlink()
     # The server is not affected, and neither are later backups.
     for _ in range(100):
         if workspace.admin("POST", "/v0/backup").status_code == 200:
             break
         time.sleep(0.1)
+    for_server(workspace, tmp_path)("backup", "last.tar", "--no-verify")
+    assert not [n for n in left(tmp_path) if n.startswith(".")], "the killed commands' files"
     assert_exact(workspace, (1, 2), (8,))
     copies = workspace.directory / ".rookery" / "data" / "rookery.copies"
     assert left(copies) == []
@@ -350,3 +350,37 @@ def test_a_server_that_is_killed_during_a_backup_starts_again(saved: Path, tmp_p
     with running(tmp_path) as server:
         assert not copies.exists()
         assert_exact(server, (1, 2), (8,))
+
+
+def abandon(directory: Path) -> list[str]:
+    """What killed commands leave behind."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{BACKUP}killed").write_bytes(b"half a backup")
+    for prefix in (VERIFY, RESTORE):
+        (directory / f"{prefix}killed" / "data").mkdir(parents=True)
+    return [f"{prefix}killed" for prefix in (BACKUP, RESTORE, VERIFY)]
+
+
+@pytest.mark.feature
+def test_what_killed_commands_left_is_removed_and_what_is_in_use_stays(
+    workspace: Server, saved: Path, tmp_path: Path
+) -> None:
+    cli = for_server(workspace, tmp_path)
+    places = {name: tmp_path / name for name in ("backups", "restored", "home")}
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("mine")
+    for place in (places["backups"], places["restored"], places["home"] / ".rookery"):
+        abandon(place)
+        (place / f"{RESTORE}link").symlink_to(tmp_path / "outside")
+        with unfinished_file(place, BACKUP) as file, unfinished_directory(place, VERIFY) as directory:
+            in_use = {file.path.name, directory.path.name, f"{RESTORE}link"}
+            abandon(place)
+            if place == places["backups"]:
+                cli("backup", place, "--no-verify")
+            elif place == places["restored"]:
+                cli("restore", saved, place / "data")
+            else:
+                with running(places["home"]):
+                    pass
+            assert {n for n in left(place) if n.startswith(".rookery")} == in_use
+    assert left(tmp_path / "outside") == ["file"]
