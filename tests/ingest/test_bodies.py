@@ -1,62 +1,26 @@
-"""Bodies as rows: lines, lists, objects over several lines, CSV; streams cut into batches; compressed bodies."""
+"""Bodies as rows: lines, lists, objects over several lines, and CSV."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import sys
-import tracemalloc
-from collections.abc import Iterable, Iterator
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import BAD_ENCODING, BAD_ROW, TOO_LARGE, RookeryError
-from engine.ingest.formats.body_rows import Chunker, csv_rows, json_rows, strict_ndjson_lines
-from engine.ingest.formats.chunker import MAX_HEADER_BYTES
-from engine.ingest.formats.compression import OUTPUT_BYTES, Decompressor, sniff_encoding
+from engine.errors import BAD_ROW, RookeryError
+from engine.ingest.formats.body_rows import csv_rows, json_rows, strict_ndjson_lines
 from engine.ingest.formats.json_values import JsonElements, on_one_line
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    pass
 else:
-    from backports import zstd
-
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-text = st.text(st.sampled_from('ab"\\\n\r{}[],: é\U0001f600\u2028\x00'), max_size=8)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
-    max_leaves=6,
-)
-objects = st.dictionaries(text, values, max_size=4)
-mess = st.lists(
-    st.sampled_from([b"{", b"}", b"[", b"]", b",", b'"', b"\\", b"\n", b"\r\n", b"1", b" ", b'{"a":1}', b'"a":', b"\xff", b"\0"]),
-    max_size=25,
-).map(b"".join)  # fmt: skip
-
-
-def chunked(body: bytes, sizes: list[int]) -> Iterator[bytes]:
-    at = 0
-    for size in sizes:
-        yield body[at : at + size]
-        at += size
-    yield body[at:]
-
-
-chunks = st.lists(st.integers(0, 9), max_size=30)
-
-
-def cut(kind: str, parts: Iterator[bytes] | list[bytes], size: int = 16, limit: int = 1 << 20) -> list[bytes]:
-    cutter = Chunker(kind, size, limit)  # type: ignore[arg-type]
-    found = [batch for part in parts for batch in cutter.feed(part)]
-    return found + list(cutter.finish())
-
+    pass
+from tests.ingest.bodies import as_csv, cells, cut, mess, objects, quick
 
 # --- lines
 
@@ -201,16 +165,6 @@ def test_csv_rows(body: bytes, header: bytes, rows: list[bytes]) -> None:
     assert csv_rows(body) == (header, rows)
 
 
-cell = st.lists(st.sampled_from(["a", '"', ",", "\n", "\r\n", " ", ";", "é"]), max_size=6).map("".join)
-cells = st.lists(st.lists(cell, min_size=2, max_size=3), max_size=12)
-
-
-def as_csv(rows: list[list[str]], border: str = "\n") -> bytes:
-    out = io.StringIO()
-    csv.writer(out, lineterminator=border).writerows([["h1", "h\n2"], *rows])
-    return out.getvalue().encode()
-
-
 @quick
 @given(cells, st.sampled_from(["\n", "\r\n"]))
 def test_csv_records_equal_the_written_ones(rows: list[list[str]], border: str) -> None:
@@ -230,201 +184,3 @@ def test_a_header_with_an_open_quote_is_refused(body: bytes) -> None:
     with pytest.raises(RookeryError) as caught:
         cut("csv", [body])
     assert caught.value.code is BAD_ROW
-
-
-# --- streams
-
-
-@quick
-@given(mess | st.lists(objects).map(lambda rows: json.dumps(rows).encode()), chunks, st.booleans(), st.booleans())
-def test_chunk_sizes_make_no_difference(body: bytes, sizes: list[int], listed: bool, marked: bool) -> None:
-    body = b"\xef\xbb\xbf" * marked + b" [" * listed + body
-    assert cut("ndjson", chunked(body, sizes)) == cut("ndjson", [body])
-
-
-@quick
-@given(st.text(st.sampled_from('a",\n\r'), max_size=60), chunks)
-def test_chunk_sizes_make_no_difference_to_csv(body: str, sizes: list[int]) -> None:
-    def batches(parts: Iterator[bytes] | list[bytes]) -> list[bytes] | str:
-        try:
-            return cut("csv", parts)
-        except RookeryError as exc:
-            return exc.message
-
-    assert batches(chunked(body.encode(), sizes)) == batches([body.encode()])
-
-
-@quick
-@given(st.lists(objects, max_size=20), chunks, st.sampled_from([1, 30, 100]))
-def test_batches_of_lines_hold_all_rows(rows: list[dict[str, object]], sizes: list[int], size: int) -> None:
-    lines = [json.dumps(row).encode() for row in rows]
-    batches = cut("ndjson", chunked(b"\r\n".join(lines), sizes), size)
-    assert [row for batch in batches for row in strict_ndjson_lines(batch) or []] == lines
-    assert all(len(b) <= size or len(strict_ndjson_lines(b) or []) == 1 for b in batches)
-
-
-@quick
-@given(st.lists(objects, max_size=20), chunks, st.sampled_from([1, 30, 100]), st.sampled_from([None, 1]))
-def test_batches_of_a_list_hold_all_rows(
-    rows: list[dict[str, object]], sizes: list[int], size: int, indent: int | None
-) -> None:
-    body = json.dumps(rows, indent=indent).encode()
-    batches = cut("ndjson", chunked(body, sizes), size)
-    assert [row for batch in batches for row in strict_ndjson_lines(batch) or []] == json_rows(body)
-    assert all(len(b) <= size or len(strict_ndjson_lines(b) or []) == 1 for b in batches)
-
-
-@quick
-@given(mess, chunks)
-def test_a_cut_list_has_the_rows_of_a_whole_one(body: bytes, sizes: list[int]) -> None:
-    body = b"[" + body
-    batches = cut("ndjson", chunked(body, sizes), 1)
-    assert [row for batch in batches for row in json_rows(batch, whole=False)] == json_rows(body)
-
-
-@quick
-@given(cells, chunks, st.sampled_from([1, 20, 60]), st.sampled_from(["\n", "\r\n"]))
-def test_batches_of_csv_hold_all_records(rows: list[list[str]], sizes: list[int], size: int, border: str) -> None:
-    body = as_csv(rows, border)
-    header, records = csv_rows(body)
-    batches = cut("csv", chunked(body, sizes), size)
-    found = [csv_rows(batch) for batch in batches]
-    assert [record for _, part in found for record in part] == records
-    assert all(h == header for h, _ in found)
-    assert all(
-        len(b) - len(header) - len(border) <= size or len(part) == 1
-        for b, (_, part) in zip(batches, found, strict=True)
-    )
-
-
-@pytest.mark.parametrize("size", [1, 4, 6, 8, 12, 16, 20, 30, 100])
-def test_quoted_line_breaks_do_not_split_records(size: int) -> None:
-    records = [b'1,"x\ny"', b"2,3", b'5" nail,4', b'4,"\n\n\n\n\n\n"', b'"a\n","\nb"', b"6,7"]
-    batches = cut("csv", [b"\n".join([b"a,b", *records])], size)
-    assert [r for batch in batches for r in csv_rows(batch)[1]] == records
-    assert all(batch.startswith(b"a,b\n") for batch in batches)
-
-
-def test_multiline_objects_are_not_split() -> None:
-    rows = [{"a": n, "b": [{"c": 1}, {"d": 2}]} for n in range(50)]
-    body = "\n".join(json.dumps(row, indent=2) for row in rows).encode()
-    batches = cut("ndjson", [body], 1000)
-    assert len(batches) > 2
-    assert [orjson.loads(row) for batch in batches for row in json_rows(batch, whole=False)] == rows
-
-
-@pytest.mark.parametrize(
-    ("kind", "start"),
-    [("ndjson", b'{"a":"'), ("ndjson", b'[{"a":"'), ("ndjson", b"[[[["), ("csv", b'a\n"'), ("csv", b"a\n")],
-)
-def test_a_row_over_the_limit_is_refused(kind: str, start: bytes) -> None:
-    for parts in ([start, b"x" * 3000], [start + b"x" * 3000], [start + b"x" * 3000 + b'"}]]]],\n']):
-        with pytest.raises(RookeryError) as caught:
-            cut(kind, parts, 100, 2000)
-        assert caught.value.code is TOO_LARGE
-    assert cut(kind, [start, b"x" * 1900], 100, 2000)
-
-
-def test_a_header_over_the_limit_is_refused() -> None:
-    with pytest.raises(RookeryError) as caught:
-        cut("csv", [b"a," * MAX_HEADER_BYTES])
-    assert caught.value.code is TOO_LARGE
-
-
-@pytest.mark.parametrize("kind", ["ndjson", "csv"])
-def test_a_stream_without_rows_has_no_batches(kind: str) -> None:
-    for body in (b"", b"\xef\xbb\xbf", b"\xef\xbb", b"\n\r\n", *([b"[]"] if kind == "ndjson" else [])):
-        assert [b for b in cut(kind, [body]) if b != b"\xef\xbb"] == []
-
-
-@pytest.mark.parametrize("header", [b"a,b\n", b"a,b", b"a,b\r\n"])
-def test_a_header_without_rows_is_a_batch(header: bytes) -> None:
-    assert cut("csv", [header]) == [header]
-    assert cut("csv", [header, b"\r\n\n"])[0].rstrip() == header.rstrip()
-
-
-# --- compression
-
-
-def packed(encoding: str, body: bytes) -> bytes:
-    if encoding == "gzip":
-        return gzip.compress(body, 1)
-    return zstd.compress(body) if encoding == "zstd" else body
-
-
-def decompressed(chunks: Iterable[bytes], encoding: str, limit: int) -> Iterator[bytes]:
-    decompressor = Decompressor(encoding, limit)
-    for chunk in chunks:
-        yield from decompressor.decompress(chunk)
-    yield decompressor.finish()
-
-
-def refused(encoding: str, parts: list[bytes], limit: int = 1000) -> RookeryError:
-    with pytest.raises(RookeryError) as caught:
-        list(decompressed(parts, encoding, limit))
-    return caught.value
-
-
-packings = pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-
-
-@quick
-@given(st.lists(st.binary(max_size=60), max_size=4), chunks, st.sampled_from(["", "identity", "gzip", "zstd"]))
-def test_decompressed_bodies_equal_the_originals(members: list[bytes], sizes: list[int], encoding: str) -> None:
-    body = b"".join(packed(encoding, m) for m in members)
-    whole = b"".join(members)
-    if encoding == "" and sniff_encoding(whole):
-        return
-    assert b"".join(decompressed(chunked(body, sizes), encoding.upper(), 1000)) == whole
-    unsaid = encoding if encoding == "identity" or not body else ""
-    assert b"".join(decompressed(chunked(body, sizes), unsaid, 1000)) == whole
-    assert b"".join(decompressed([body], unsaid, len(whole))) == whole
-    if whole:
-        assert refused(encoding, [body], len(whole) - 1).code is TOO_LARGE
-
-
-@packings
-def test_broken_streams(encoding: str) -> None:
-    body = packed(encoding, bytes(range(256)))
-    for at in range(1, len(body)):
-        error = refused(encoding, [body[:at]])
-        assert (error.code, "truncated" in error.message) == (BAD_ENCODING, True)
-    for broken in (b"{}" + body, body[:1] + b"\0" + body[2:], body + b"garbage"):
-        error = refused(encoding, [broken])
-        assert (error.code, "corrupt" in error.message) == (BAD_ENCODING, True)
-
-
-def test_gzip_checksums_are_verified_and_padding_is_allowed() -> None:
-    body = gzip.compress(b"abc")
-    assert "corrupt" in refused("gzip", [body[:-5] + b"\0\0\0\0\0"]).message
-    assert b"".join(decompressed([body + b"\0" * 9, b"\0", body], "x-gzip", 6)) == b"abcabc"
-    assert "truncated" in refused("gzip", [body + b"\x1f"]).message
-
-
-@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "é" * 100])
-def test_unknown_encodings(encoding: str) -> None:
-    assert refused(encoding, []).code is BAD_ENCODING
-
-
-@packings
-def test_a_decompression_bomb_is_refused(encoding: str) -> None:
-    bomb = packed(encoding, bytes(100 << 20))
-    tracemalloc.start()
-    with pytest.raises(RookeryError, match="larger"):
-        sum(map(len, decompressed([bomb], encoding, 50 << 20)))
-    assert sum(map(len, decompressed([bomb], encoding, 200 << 20))) == 100 << 20
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * OUTPUT_BYTES
-    assert max(map(len, Decompressor(encoding, 200 << 20).decompress(bomb))) <= OUTPUT_BYTES
-
-
-@packings
-def test_many_empty_members_are_refused(encoding: str) -> None:
-    assert "empty" in refused(encoding, [packed(encoding, b"") * 100_000]).message
-
-
-def test_a_large_decompression_window_is_refused() -> None:
-    options = {zstd.CompressionParameter.window_log: 25}
-    packer = zstd.ZstdCompressor(options=options)
-    assert "8 MiB" in refused("zstd", [packer.compress(b"x" * 1000) + packer.flush()]).message
