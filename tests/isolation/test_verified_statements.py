@@ -16,7 +16,6 @@ from engine.sql.verify import Verified, verify
 from tests.isolation.two_tenants import SENTINEL, Engine
 from tests.isolation.verifying import BOUND, judged, refused, run, wrapped
 
-
 TRICKS = [
     "SELECT count(), any(s) FROM (WITH notEquals AS equal SELECT * FROM events)",
     "WITH 'b' AS tenant_id SELECT count(), any(s) FROM events",
