@@ -41,6 +41,9 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/clauses.py:_ESCAPED": [("", "\\", "")],
     "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
     "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],
+    "engine/compiler/expiry_check.py:_LONG_INTEGER": [("", "Nullable(", "x"), ("Int", "6", "")],
+    "engine/compiler/expiry_check.py:_DATE_TYPE": [("", "Date", ""), ("", "Date(", "")],
+    "engine/compiler/expiry_check.py:_TIME_TYPE": [("", "DateTime", ""), ("", "DateTime(", "")],
     "engine/compiler/ttl_overflow.py:DATE_OR_TIME": [("", "Nullable(", "x"), ("Date", "6", "")],
     "engine/control/doctor/comparison.py:_TIME": [],  # types of columns
     "engine/control/doctor/detached_parts.py:_PART": [],  # names of directories

@@ -23,6 +23,7 @@ from engine.compiler.dry_run import (
     specs_of,
 )
 from engine.compiler.error_location import locate
+from engine.compiler.expiry_check import ExpiryCheck, expiry_check
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
@@ -61,6 +62,8 @@ class Build:
     """Pipe → the output columns of its published node."""
     undeclared: tuple[Undeclared, ...] = ()
     """Pipes that share tenants' rows without a declaration, deployed before one was required."""
+    expiry_checks: Mapping[str, ExpiryCheck] = field(default_factory=dict)
+    """Datasource → the condition for rows whose TTL does not overflow, for TTLs that may."""
 
     @property
     def endpoints(self) -> dict[str, CompiledPipe]:
@@ -133,6 +136,7 @@ def build(project: Project, workspace: str, verifier: Verifier, analyser: Analys
         tuple(state.warnings),
         dict(state.outputs),
         tuple(state.undeclared),
+        dict(state.expiry_checks),
     )
 
 
@@ -161,6 +165,8 @@ def _definitions(state: BuildState) -> None:
             # A plan compares types as text with those of the live schema, so they must have the engine's spelling.
             source = state.datasources[name] = canonical_types(source, state.analyser)
             state.warnings.extend(overflowing_ttls(source, state.analyser))
+            if check := expiry_check(source, state.composer.verifier, state.analyser):
+                state.expiry_checks[name] = check
             types = {c.name: c.type for c in source.columns}
             relation = state.relations[name]
             state.relations[name] = replace(relation, types=tuple(types[c] for c in relation.columns))

@@ -9,6 +9,7 @@ from typing import Protocol
 from engine.compiler import storage
 from engine.compiler.compose import Composer
 from engine.compiler.definitions import Definer
+from engine.compiler.expiry_check import ExpiryCheck
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.refused_definitions import TableFactory
 from engine.compiler.scope import Relation
@@ -58,6 +59,8 @@ class BuildState:
     relations: dict[str, Relation] = field(default_factory=dict)
     """Datasources, and the targets that have been checked so far, by name."""
     datasources: dict[str, Datasource] = field(default_factory=dict)
+    expiry_checks: dict[str, ExpiryCheck] = field(default_factory=dict)
+    """Datasource → the condition for rows whose TTL does not overflow."""
     pipes: dict[str, CompiledPipe] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     """Resources in order of data flow."""

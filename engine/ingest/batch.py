@@ -6,12 +6,11 @@ is committed and handed to the fan-out is `engine.fanout.handover.CommittedBatch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
-from engine.ingest.row_expressions import overflow_checks
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.staging import BoundTenant, Projection, StageSchema, fast_projection, full_projection
 from engine.schema import Name, quote
@@ -263,18 +262,21 @@ class JudgedBatch:
         if self.numbered:
             return "1"
         # An inspection rejects rows whose TTL overflows, and a filter must not compute values of invalid rows.
-        overflows = [] if self.inspected else self._overflow_conditions()
-        return " AND ".join([self.projection.condition, *overflows])
+        expiry = None if self.inspected else self._expiry_condition()
+        return self.projection.condition + (f" AND {expiry}" if expiry else "")
 
-    def _overflow_conditions(self) -> Iterator[str]:
-        """The conditions under which no TTL overflows for a row: otherwise the engine would remove the row
-        immediately.
+    def _expiry_condition(self) -> str | None:
+        """The condition for rows whose TTL does not overflow: the engine would remove others as soon as they are
+        stored.
         """
-        source, values = self.staged.schema.source, self.projection.values
-        for check in overflow_checks(source):
-            position = next(n for n, c in enumerate(source.columns) if c.name == check.column)
-            # The stage's column of that name may hold another value. Inside the lambda, the name is the stored value.
-            yield f"arrayAll({quote(check.column)} -> {check.sql}, [{values[position]}])"
+        schema, values = self.staged.schema, self.projection.values
+        if schema.expiry is None:
+            return None
+        stored = dict(zip((c.name for c in schema.source.columns), values, strict=True))
+        names = ", ".join(map(quote, schema.expiry.columns))
+        arrays = ", ".join(f"[{stored[c]}]" for c in schema.expiry.columns)
+        # The stage's columns of these names may hold other values. In the lambda, the names mean the stored values.
+        return f"arrayAll(({names}) -> {schema.expiry.condition}, {arrays})"
 
     @property
     def stored_rows(self) -> int:

@@ -11,7 +11,7 @@ from engine.ingest.bisect import Bisection, SearchLimits
 from engine.ingest.commit import ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import csv_rows, json_rows
 from engine.ingest.read_settings import PARSE_SETTINGS
-from engine.ingest.row_expressions import overflow_checks, row_expressions
+from engine.ingest.row_expressions import row_expressions
 from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.validation import Judge
 from engine.ingest.values.rejections import (
@@ -138,7 +138,7 @@ def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
             is_tenant = staged is batch.schema.tenant
             row.is_foreign |= batch.bound_tenant is not None and is_tenant and value is not None
     numbered_stage = False
-    if row_expressions(batch.schema.source) or overflow_checks(batch.schema.source):
+    if row_expressions(batch.schema.source) or batch.schema.expiry is not None:
         numbered_stage = _reject_unstorable(workspace, batch, rejected)
     return JudgedBatch(batch, inspected=True, numbered=numbered_stage, rejected=rejected)
 

@@ -1,7 +1,6 @@
 """Expressions that the engine evaluates when it stores a row: keys, TTL and indexes of a datasource's table.
 
-If one of them throws, the engine refuses the whole INSERT and names neither the row nor the expression. If a TTL
-overflows its type, the engine removes the row as soon as it has stored it.
+If one of them throws, the engine refuses the whole INSERT and names neither the row nor the expression.
 """
 
 from __future__ import annotations
@@ -10,19 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from engine.compiler.ttl_overflow import DATE_OR_TIME
 from engine.project.datasource import Datasource
 from engine.project.expressions import plain_name
-from engine.project.lifetimes import expiry_expressions, shortest_lifetime
-from engine.schema import quote
 
 NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A string literal, or what may be a name in an expression."""
 MAX_EXPRESSION_CHARACTERS = 200
 """Characters of an expression that a reason shows."""
-MAX_ROUNDING_SECONDS = 50 * 365 * 86_400
-"""How far the end of a TTL may lie before the row's own time: a TTL may round down, and an overflow loses at least
-136 years."""
 FLAGS: Mapping[str, tuple[int, ...]] = {"sign": (1, -1), "is_deleted": (0, 1)}
 """The allowed values of sign and deletion columns. The engine refuses an INSERT with any other value."""
 
@@ -60,19 +53,6 @@ def _expressions(source: Datasource) -> Iterator[tuple[str, str]]:
     if engine.ttl:
         yield "the TTL", engine.ttl
     yield from ((f"the index `{i.name}` on", i.expression) for i in source.indexes)
-
-
-def overflow_checks(source: Datasource) -> tuple[RowExpression, ...]:
-    """The conditions under which a TTL does not overflow for a row, for TTLs over one column, a date or time."""
-    types = {c.name: c.type for c in source.columns}
-    checks = []
-    for expression in expiry_expressions(source.engine.ttl):
-        column, seconds = _only_column(names_in(expression), list(types)), shortest_lifetime(expression)
-        if column and seconds and seconds > 0 and DATE_OR_TIME.match(types[column]):
-            end, start = (f"toInt64(toDateTime64({sql}, 0))" for sql in (expression, quote(column)))
-            condition = f"ifNull({end} + {MAX_ROUNDING_SECONDS} >= {start}, 1)"
-            checks.append(RowExpression(f"the TTL `{expression[:MAX_EXPRESSION_CHARACTERS]}`", condition, column))
-    return tuple(checks)
 
 
 def names_in(expression: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from engine.errors import (
     NOT_WRITABLE,
@@ -61,4 +62,5 @@ def _compile(
         raise RookeryError(
             NOT_WRITABLE, f"`{datasource}` is the target of pipe `{pipe}`: rows cannot be appended to it"
         )
-    return stage_of(snapshot.build.datasources[datasource], format, mode, source_types)
+    schema = stage_of(snapshot.build.datasources[datasource], format, mode, source_types)
+    return replace(schema, expiry=snapshot.build.expiry_checks.get(datasource))

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from engine.compiler.expiry_check import ExpiryCheck
 from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
-from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, RowExpression, overflow_checks, row_expressions
+from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, RowExpression, row_expressions
 from engine.ingest.values.json_paths import INVALID_ID
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, column_values, rejection_reason
 from engine.ingest.values.staging import (
@@ -124,12 +125,21 @@ class Judge:
         """Reject the rows on which a key, a TTL or an index of the datasource's table throws, or a TTL overflows."""
         if expressions := row_expressions(self.batch.schema.source):
             self._reject_throwing_expressions(expressions)
-        for check in overflow_checks(self.batch.schema.source):
-            failing = self.warehouse.query(
-                f"SELECT {ROW_NUMBER_COLUMN} FROM {self._stored_values()} WHERE NOT ({check.sql})"
-            )
-            for (number,) in failing.rows:
-                self._reject(int(number)).add(check.column, f"{check.name} is beyond the last date of its type")
+        if self.batch.schema.expiry is not None:
+            self._reject_overflowing(self.batch.schema.expiry)
+
+    def _reject_overflowing(self, check: ExpiryCheck) -> None:
+        """Reject the rows whose TTL overflows."""
+        rows = self._stored_values()
+        # Most batches have no row on which the check itself throws. Where it cannot be computed, nothing is known.
+        unknown = self._throwing(rows, check.condition, 0, len(self.rows.texts))
+        failing = self.warehouse.query(
+            f"SELECT {ROW_NUMBER_COLUMN} FROM {_without(rows, unknown)} WHERE NOT ({check.condition})"
+        )
+        column = check.columns[0] if len(check.columns) == 1 else ""
+        reason = f"the TTL `{check.ttl[:MAX_EXPRESSION_CHARACTERS]}` is beyond the last date of its type"
+        for (number,) in failing.rows:
+            self._reject(int(number)).add(column, reason)
 
     def _reject_throwing_expressions(self, expressions: Sequence[RowExpression]) -> None:
         count = len(self.rows.texts)
@@ -163,14 +173,8 @@ class Judge:
         return self._rows_without(self.rejected)
 
     def _rows_without(self, numbers: Collection[int]) -> str:
-        """The staged rows except some, as SQL to select from.
-
-        The LIMIT keeps the engine from evaluating outer conditions on the excluded rows.
-        """
-        excluded = "".join(
-            f" AND NOT {ROW_NUMBER_COLUMN} BETWEEN {first} AND {last}" for first, last in _runs(numbers)
-        )
-        return f"(SELECT * FROM {self.batch.table.sql()} WHERE 1{excluded} LIMIT {BARRIER})"
+        """The staged rows except some, as SQL to select from."""
+        return _without(self.batch.table.sql(), numbers)
 
     def _throwing(self, rows: str, expression: str, start: int, stop: int) -> dict[int, str]:
         """The rows from `start` up to (excluding) `stop` on which an expression throws, and the messages, found by
@@ -207,6 +211,15 @@ def default_fails(column: Column, message: str) -> tuple[str, str]:
     """A column, and the reason why a row without a value for it does not get the default."""
     default = column.default[:MAX_EXPRESSION_CHARACTERS]
     return column.name, f"the default `{default}` cannot be computed: {_shortened(message)}"
+
+
+def _without(rows: str, numbers: Collection[int]) -> str:
+    """Rows except those with some numbers, as SQL to select from.
+
+    The LIMIT keeps the engine from evaluating outer conditions on the excluded rows.
+    """
+    excluded = "".join(f" AND NOT {ROW_NUMBER_COLUMN} BETWEEN {first} AND {last}" for first, last in _runs(numbers))
+    return f"(SELECT * FROM {rows} WHERE 1{excluded} LIMIT {BARRIER})"
 
 
 def _shortened(message: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from engine.compiler.expiry_check import ExpiryCheck
 from engine.compiler.scope import tenant_literal
 from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.row_expressions import names_in
@@ -57,6 +58,8 @@ class StageSchema:
     """
     shared: Mapping[bytes, tuple[KeyReader, ...]] = field(default_factory=dict)
     """The keys of events, in lower case, that several of the stage's columns are filled from."""
+    expiry: ExpiryCheck | None = None
+    """The condition for stored rows whose TTL does not overflow, if it may."""
 
     @property
     def keys(self) -> frozenset[str]:
