@@ -2,7 +2,7 @@
 
 Bad rows are quarantined before their batch's receipts are written. If writing the receipts fails, the sender repeats
 the request, and its bad rows would be in quarantine twice. So they are removed before the next batch of the
-datasource is stored.
+datasource is stored, and after a kill at the next start.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import threading
 
 import structlog
 
+from engine.errors import RookeryError
 from engine.ingest import quarantine
 from engine.ingest.idempotency.receipts import Receipts
+from engine.ingest.idempotency.rejection_records import batches_without_receipt
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
@@ -26,6 +28,17 @@ class OrphanedRejections:
         self._receipts = receipts
         self._batches: dict[str, set[str]] = {}
         self._lock = threading.Lock()
+        self._remove_those_of_last_process()
+
+    def _remove_those_of_last_process(self) -> None:
+        """Remove what a killed process has left. Never raises a RookeryError: each batch tries it again."""
+        for datasource, batch in batches_without_receipt(self._workspace):
+            self.add(datasource, batch)
+        try:
+            for datasource in list(self._batches):
+                self.remove(datasource)
+        except RookeryError as exc:
+            log.warning("cannot remove quarantined rows of interrupted requests yet", error=exc)
 
     def add(self, datasource: str, batch: str) -> None:
         """Remember a batch whose rows or receipts could not be written."""

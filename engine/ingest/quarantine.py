@@ -90,7 +90,8 @@ def store(workspace: Workspace, datasource: str, origin: Origin, rows: Iterable[
     narrow = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
     body = b"\n".join(_line(row, origin, narrow=narrow) for row in rows)
     if body:
-        # A retry may have the same batch identity. The token keeps its bad rows from being stored twice.
+        # A retry may have the same batch identity. The token keeps its bad rows from being stored twice, also when
+        # the first ones have been replayed or removed since.
         settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{origin.batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         metrics.QUARANTINED_BYTES.labels(datasource).inc(len(body))
@@ -196,11 +197,19 @@ def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> 
     return removed
 
 
+def contains(workspace: Workspace, datasource: str, batch: str) -> bool:
+    """Whether quarantine has rows of a batch."""
+    table = table_of(workspace, datasource).sql()
+    return bool(
+        workspace.warehouse.query(
+            f"SELECT 1 FROM {table} WHERE c__import_id = {{b:String}} LIMIT 1", {"b": batch}
+        ).rows
+    )
+
+
 def remove_batch(workspace: Workspace, datasource: str, batch: str) -> None:
     """Remove the rows of a batch that was never stored."""
-    table = table_of(workspace, datasource).sql()
-    bindings: dict[str, Value] = {"b": batch}
-    result = workspace.warehouse.query(f"SELECT count() FROM {table} WHERE c__import_id = {{b:String}}", bindings)
     # A DELETE is a mutation, which takes time even if no row matches.
-    if int(result.rows[0][0]):
-        workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__import_id = {{b:String}}", bindings)
+    if contains(workspace, datasource, batch):
+        table = table_of(workspace, datasource).sql()
+        workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__import_id = {{b:String}}", {"b": batch})

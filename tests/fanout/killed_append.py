@@ -26,6 +26,7 @@ SOURCE = Path(__file__).with_name("killing_renames.c")
 CLASSES = {
     "EmbeddedWarehouse": "engine.warehouse.embedded",
     "KeptBatch": "engine.fanout.kept_rows",
+    "Receipts": "engine.ingest.idempotency.receipts",
 }
 
 

@@ -26,7 +26,8 @@ from engine.ingest.idempotency.receipt import (
     receipts_table,
     row_of,
 )
-from engine.ingest.idempotency.stored_batches import StoredBatches, record_of
+from engine.ingest.idempotency.rejection_records import record_of as rejection_record_of
+from engine.ingest.idempotency.stored_batches import Batch, StoredBatches, record_of
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.checked_inserts import insert_checked
@@ -61,6 +62,10 @@ class Receipts:
         rows = [row_of(receipt, self._versions.next()) for receipt in receipts]
         if rows:
             self._insert(rows)
+
+    def announce_rejections(self, batch: Batch) -> None:
+        """Record that a batch's bad rows are about to be stored in quarantine. Its receipt must follow."""
+        self._insert([rejection_record_of(batch, self._versions.next())])
 
     def flush(self) -> None:
         """Record which batches have been stored since the last receipts were written. Never raises a RookeryError."""

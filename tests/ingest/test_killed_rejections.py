@@ -1,0 +1,59 @@
+"""A kill after bad rows were quarantined and before the receipt: the repeated request quarantines them once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.compiler import storage
+from engine.ingest.batch import AppendResult
+from engine.warehouse.port import Input
+from tests.fanout.killed_append import append_and_die
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
+
+SOURCE = """
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: units, type: UInt64}
+engine: {sorting_key: [tenant_id, units]}
+"""
+FILES = {"datasources/events.yaml": "tenant: tenant_id" + SOURCE, "datasources/plain.yaml": SOURCE.lstrip()}
+BODY = "\n".join(json.dumps({"tenant_id": 1, "units": units}) for units in (1, "many", 3, "none"))
+ONLY_BAD = json.dumps({"tenant_id": 1, "units": "many"})
+
+
+def _quarantined(rookery: Rookery, datasource: str) -> int:
+    return int(rookery.rows(f"SELECT count() FROM main.{datasource}_quarantine")[0][0])
+
+
+def _send(rookery: Rookery, datasource: str, body: str, key: str | None) -> AppendResult:
+    return rookery.gateway.append(datasource, body.encode(), Input.NDJSON, key=key).result(PATIENCE)
+
+
+@pytest.mark.parametrize("moment", ["before Receipts.write", "after Receipts.write"])
+@pytest.mark.parametrize("body", [BODY, ONLY_BAD], ids=["some bad", "only bad"])
+@pytest.mark.parametrize("datasource", ["events", "plain"])
+def test_a_repeated_request_quarantines_its_rows_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, datasource: str, body: str, moment: str
+) -> None:
+    # The retry must not depend on the table's memory of tokens, which other requests use up.
+    monkeypatch.setattr(storage, "NEST_DEDUP_WINDOW", 1)
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(FILES)
+        _send(rookery, datasource, BODY, "earlier")
+        _send(rookery, datasource, BODY, None)
+    assert append_and_die(tmp_path, datasource, "a key", body, moment)
+    bad = body.count('"units": "')
+    with open_rookery(tmp_path) as rookery:
+        if datasource == "events" and moment.startswith("before"):
+            assert _quarantined(rookery, datasource) == 4
+        _send(rookery, datasource, ONLY_BAD, "another key")
+        result = _send(rookery, datasource, body, "a key")
+        assert (result.rows, result.quarantined) == (len(body.splitlines()) - bad, bad)
+        assert _quarantined(rookery, datasource) == 4 + 1 + bad
+        assert rookery.rows(f"SELECT count() FROM main.{datasource}") == [(4 + result.rows,)]
+    with open_rookery(tmp_path) as rookery:
+        assert _send(rookery, datasource, body, "a key").repeated or datasource == "plain"
+        assert _quarantined(rookery, datasource) == 4 + 1 + bad
