@@ -24,6 +24,7 @@ from cli import (
     tenants,
     upgrade,
 )
+from cli.dev import command as dev
 from cli.options import options
 from cli.testing import command as testing
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
@@ -81,6 +82,7 @@ def globals_(
 for part in (
     project,
     testing,
+    dev,
     schema,
     tenants,
     access,
@@ -106,18 +108,20 @@ def hoisted(arguments: list[str]) -> list[str]:
     front: list[str] = []
     others: list[str] = []
     pending = list(arguments)
+    hoistable: tuple[str, ...] = _OPTIONS_WITH_VALUE
     while pending:
         word = pending.pop(0)
         if word == "--":
             others += [word, *pending]
             break
-        if word in _OPTIONS_WITH_VALUE and pending:
+        if word in hoistable and pending:
             front += [word, pending.pop(0)]
-        elif word in ("--json", "--wide") or word.startswith(
-            tuple(f"{v}=" for v in _OPTIONS_WITH_VALUE if v.startswith("--"))
-        ):
+        elif word in ("--json", "--wide") or word.startswith(tuple(f"{v}=" for v in hoistable if v.startswith("--"))):
             front.append(word)
         else:
+            if not others and word == "dev":
+                # It has an option --data of its own, and no data directory.
+                hoistable = tuple(v for v in hoistable if v != "--data")
             others.append(word)
     return front + others
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from cli.tables import Column, fitted, wrapped
+from cli.tables import Column, Fitted, fitted, wrapped
 from engine.errors import USAGE, Problems, RookeryError, published_page
 
 Part = str | tuple[str, str | None]
@@ -107,17 +107,34 @@ def table(
             data("\t".join(_tsv(row.get(c.name)) for c in all_columns))
         return
 
-    def cell(value: Any) -> str:
-        text = f"{value:{number}}" if type(value) is int else _text(value, "–", "yes", "no")
-        return _printable(text.expandtabs().replace("\r", "\\r"), sys.stdout)
-
-    found = fitted(rows, all_columns, None if wide() else _columns(), cell)
+    found = _fitted(rows, all_columns, number, 0)
     heading, *others = found.lines
     line((heading, None if found.is_records else "bold"))
     for text in others:
         data(text)
     if found.omitted:
         say(f"not shown: {', '.join(found.omitted)}; --wide or --json shows all columns", "dim")
+
+
+def indented_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], indent: int) -> None:
+    """Print rows under their column names, indented, in lines of the terminal's width, or 80 columns."""
+    found = _fitted(rows, columns, "d", indent)
+    margin = " " * indent
+    for number, text in enumerate(found.lines):
+        style = "bold" if number == 0 and not found.is_records else None
+        for part in text.split("\n"):
+            line(margin, (part, style))
+    if found.omitted:
+        for text in fitting(f"{margin}not shown: {', '.join(found.omitted)}", indent + 2):
+            line((text, "dim"))
+
+
+def _fitted(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], number: str, indent: int) -> Fitted:
+    def cell(value: Any) -> str:
+        text = f"{value:{number}}" if type(value) is int else _text(value, "–", "yes", "no")
+        return _printable(text.expandtabs().replace("\r", "\\r"), sys.stdout)
+
+    return fitted(rows, columns, None if wide() else _columns() - indent, cell)
 
 
 def wide() -> bool:
@@ -184,7 +201,12 @@ def finding(item: Mapping[str, Any]) -> None:
 
 def paragraph(text: str, indent: int) -> list[str]:
     """A text in lines that fit the terminal; those after the first are indented. One line for other streams."""
-    if not sys.stdout.isatty() or wide():
+    return fitting(text, indent) if sys.stdout.isatty() else [text]
+
+
+def fitting(text: str, indent: int) -> list[str]:
+    """A text in lines of the terminal's width, or 80 columns; those after the first are indented."""
+    if wide():
         return [text]
     first, *others = wrapped(text, _columns() - indent)
     return [first, *(" " * indent + other for other in others)]

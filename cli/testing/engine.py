@@ -1,13 +1,13 @@
 """A throwaway engine with any number of workspaces, each with a server of its own.
 
-All tests share one engine, because a process can have only one, and starting it costs more than a workspace. Each set
-of rows gets a new workspace, so no test can see what another one left behind.
+All workspaces share one engine, because a process can have only one, and starting it costs more than a workspace.
+Each set of rows gets a new workspace, so no test can see what another one left behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -17,16 +17,21 @@ from cli.embedded_server import serving
 from engine.control.tokens import admin_text
 from engine.observe import logs
 from engine.settings import Settings
+from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.workspace.opening import open_warehouse
 from engine.workspace.workspace import Workspace
 
 
 class ThrowawayEngine:
-    """An embedded engine in a temporary directory, which is removed with it."""
+    """An embedded engine in a directory of its own.
 
-    def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
-        self._settings, self._warehouse = settings, warehouse
+    With `drop`, the databases of a workspace are dropped when it is closed, because many more will follow.
+    """
+
+    def __init__(self, settings: Settings, warehouse: Warehouse, *, drop: bool = False) -> None:
+        self.warehouse = warehouse
+        self._settings, self._drop = settings, drop
         self._opened = 0
 
     @contextmanager
@@ -37,7 +42,16 @@ class ThrowawayEngine:
         settings = self._settings.model_copy(
             update={"workspace": name, "data": self._settings.data.with_name(name) / "data"}
         )
-        workspace = Workspace(settings, cast(Warehouse, _SharedWarehouse(self._warehouse)))
+        try:
+            with self._served(settings) as connection:
+                yield connection
+        finally:
+            if self._drop:
+                self._drop_databases(name)
+
+    @contextmanager
+    def _served(self, settings: Settings) -> Iterator[Connection]:
+        workspace = Workspace(settings, cast(Warehouse, _SharedWarehouse(self.warehouse)))
         try:
             token = admin_text(workspace, settings.admin_file)
         except BaseException:
@@ -45,6 +59,11 @@ class ThrowawayEngine:
             raise
         with serving(workspace) as url, client(url, token) as connection:
             yield connection
+
+    def _drop_databases(self, workspace: str) -> None:
+        for (database,) in self.warehouse.query("SELECT name FROM system.databases").rows:
+            if database == workspace or database.startswith(f"{workspace}_"):
+                self.warehouse.execute(ddl.drop_database(database))
 
 
 class _SharedWarehouse:
@@ -62,21 +81,25 @@ class _SharedWarehouse:
 
 @contextmanager
 def throwaway(settings: Settings) -> Iterator[ThrowawayEngine]:
+    """An engine in a temporary directory."""
+    with TemporaryDirectory(prefix="rookery-test-") as directory, engine_in(Path(directory), settings) as engine:
+        yield engine
+
+
+@contextmanager
+def engine_in(directory: Path, settings: Settings, *, drop: bool = False) -> Iterator[ThrowawayEngine]:
     """An engine that has nothing in common with the project's own data, server and tokens."""
     logs.configure("error")
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-test-")))
-        own = {
-            "data": directory / "data",
-            "workspace": "test",
-            "clickhouse_url": None,
-            "url": None,
-            "token": None,
-            "admin_token": None,
-            # A server of its own never shares a machine's last bytes with anything that must be kept.
-            "min_free": 0,
-        }
-        private = settings.model_copy(update=own)
-        warehouse = open_warehouse(private)
-        stack.callback(warehouse.close)
-        yield ThrowawayEngine(private, warehouse)
+    own = {
+        "data": directory / "data",
+        "workspace": "test",
+        "clickhouse_url": None,
+        "url": None,
+        "token": None,
+        "admin_token": None,
+        # A server of its own never shares a machine's last bytes with anything that must be kept.
+        "min_free": 0,
+    }
+    private = settings.model_copy(update=own)
+    with closing(open_warehouse(private)) as warehouse:
+        yield ThrowawayEngine(private, warehouse, drop=drop)

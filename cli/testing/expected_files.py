@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from cli.testing.model import Answer
 from cli.testing.rows import CSV_NULL, format_of
+from cli.testing.values import json_text
 from engine.project.suite import Case
 
 
@@ -19,7 +18,7 @@ def write_rows(path: Path, answer: Answer, case: Case) -> None:
     format = format_of(path, case.place_of("expect_file"))
     names = [c.name for c in answer.columns if not case.columns or c.name in case.columns]
     rows = [{name: row[name] for name in names} for row in answer.rows]
-    text = _csv(names, rows) if format == "csv" else "".join(f"{_json(row)}\n" for row in rows)
+    text = _csv(names, rows) if format == "csv" else "".join(f"{json_text(row)}\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -36,14 +35,4 @@ def _csv(names: list[str], rows: list[dict[str, Any]]) -> str:
 def _field(value: Any) -> str:
     if value is None:
         return CSV_NULL
-    return value if isinstance(value, str) else _json(value)
-
-
-def _json(value: Any) -> str:
-    """JSON with all digits of decimals, which Python's encoder would write as strings."""
-    if isinstance(value, dict):
-        pairs = (f"{json.dumps(key, ensure_ascii=False)}: {_json(item)}" for key, item in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_json, value)) + "]"
-    return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)

@@ -38,6 +38,8 @@ class Answer:
     rows: Sequence[Mapping[str, Any]] = ()
     """Rows as parsed from JSON, with decimals instead of floating-point numbers."""
     error: RookeryError | None = None
+    seconds: float = 0.0
+    """How long the query took in the engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,11 +134,12 @@ def as_dict(report: Report) -> dict[str, Any]:
         "tests": report.tests,
         "failed": len({str(o.place) for o in report.failures}),
         "seconds": round(report.seconds, 3),
-        "outcomes": [_outcome(o) for o in report.outcomes],
+        "outcomes": [outcome_as_dict(o) for o in report.outcomes],
     }
 
 
-def _outcome(outcome: Outcome) -> dict[str, Any]:
+def outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
+    """An outcome for programs."""
     failure = outcome.failure
     return {
         "name": outcome.name,

@@ -23,7 +23,6 @@ from cli.testing.rows import Fixture, FixtureRow, expected_rows, fixture, parame
 from cli.testing.values import Row, cell_of_yaml
 from cli.testing.workspace import Prepared, prepare
 from engine.errors import UNKNOWN_TABLE, UNKNOWN_TENANT, Collector, RookeryError, did_you_mean
-from engine.project.datasource import Datasource
 from engine.project.model import Project
 from engine.project.source import YamlList, YamlMapping, shown
 from engine.project.suite import Case, Placement, Suite
@@ -108,7 +107,7 @@ def planned(project: Project, suite: Suite, selection: Selection) -> Plan:
     fixtures = []
     for name, value in suite.fixtures.items():
         try:
-            fixtures.append(_fixture(project, suite, folder, name, selection.clock.resolved(value)))
+            fixtures.append(suite_fixture(project, suite, folder, name, selection.clock.resolved(value)))
         except RookeryError as problem:
             problems.add(problem)
     cases = [_at(case, selection.clock) for case in suite.tests if selection.includes(suite, case)]
@@ -118,7 +117,7 @@ def planned(project: Project, suite: Suite, selection: Selection) -> Plan:
             hint = _near(case.endpoint, endpoints) or "a test can call the endpoints of the project"
             message = f"unknown endpoint `{case.endpoint}`"
             problems.add(RookeryError(UNKNOWN_TABLE, message, hint=hint, place=case.place_of("endpoint")))
-    tenants = _tenants(project, suite, fixtures, problems)
+    tenants = tenants_of(project, suite, fixtures, problems)
     problems.raise_if_any()
     return Plan(suite, cases, folder, fixtures, tenants, selection.update)
 
@@ -129,7 +128,8 @@ def _at(case: Case, clock: Clock) -> Case:
     return case.model_copy(update={"params": params, "expect": clock.resolved(case.expect)})
 
 
-def _fixture(project: Project, suite: Suite, folder: Path, name: str, value: object) -> Fixture:
+def suite_fixture(project: Project, suite: Suite, folder: Path, name: str, value: object) -> Fixture:
+    """The fixture of a datasource from its value in a test file in a folder. Raises RK1010, RK1008 and RK5001."""
     place = suite.fixture_place(name)
     datasource = project.datasources.get(name)
     if datasource is None:
@@ -142,27 +142,28 @@ def _near(name: str, known: Sequence[str]) -> str | None:
     return did_you_mean(name, known)
 
 
-def _tenants(project: Project, suite: Suite, fixtures: Sequence[Fixture], problems: Collector) -> tuple[str, ...]:
+def tenants_of(project: Project, suite: Suite, fixtures: Sequence[Fixture], problems: Collector) -> tuple[str, ...]:
     """The tenants to add: those that the file lists or, by default, those of its rows and tests."""
     named = [(row.tenant, row.place) for f in fixtures for row in f.rows if row.tenant is not None]
     named += [(case.tenant, case.place_of("tenant")) for case in suite.tests if case.tenant is not None]
     declared = [tenant for tenant, _ in suite.tenants]
-    type = next((_tenant_type(d) for d in project.datasources.values() if d.tenant), None)
+    type = tenant_type(project)
     for tenant, place in [*((t, suite.place_of("tenants")) for t in declared), *named]:
         if declared and tenant not in declared:
             message, hint = f"tenant {shown(tenant)} is not among `tenants`", ", ".join(declared[:20])
             problems.add(RookeryError(UNKNOWN_TENANT, message, hint=f"tenants of the file: {hint}", place=place))
             continue
         try:
-            canonical_tenant(type or "String", tenant)
+            canonical_tenant(type, tenant)
         except RookeryError as exc:
             problems.add(RookeryError(exc.code, exc.message, hint=exc.hint, place=place))
     return tuple(dict.fromkeys(declared or [tenant for tenant, _ in named]))
 
 
-def _tenant_type(datasource: Datasource) -> str:
-    column = datasource.column(datasource.tenant_column or "")
-    return base_type(column.type) if column else "String"
+def tenant_type(project: Project) -> str:
+    """The type of tenant ids: that of the first tenant column, `String` without one."""
+    columns = (d.column(d.tenant_column) for d in project.datasources.values() if d.tenant_column)
+    return next((base_type(column.type) for column in columns if column), "String")
 
 
 @dataclass(slots=True)

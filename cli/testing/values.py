@@ -67,6 +67,16 @@ def parsed(text: str | bytes) -> Any:
     return json.loads(text, parse_float=Decimal)
 
 
+def json_text(value: Any) -> str:
+    """JSON with all digits of decimals, which Python's encoder would write as strings."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key, ensure_ascii=False)}: {json_text(item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(json_text, value)) + "]"
+    return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a result."""

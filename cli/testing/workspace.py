@@ -38,15 +38,22 @@ class Prepared:
         """Append rows of a fixture; returns warnings. Raises RK5001 at the first bad row."""
         if not rows:
             return []
+        response = self.send(fixture, rows)
+        if response["quarantine_rows"] or response.get("refused_rows"):
+            raise bad_row(fixture, rows, response.get("first_bad_row"))
+        unknown = unknown_keys(response)
+        return [f"{fixture.place}: {fixture.datasource} has no column for {', '.join(unknown)}"] if unknown else []
+
+    def send(self, fixture: Fixture, rows: Sequence[FixtureRow]) -> Mapping[str, Any]:
+        """Append rows of a fixture. Returns the response, which counts bad rows."""
         params = {"mode": "append", "name": fixture.datasource, "format": fixture.format}
         try:
-            response = self.connection.json("POST", "/v0/datasources", params=params, content=fixture.body(rows))
+            response: Mapping[str, Any] = self.connection.json(
+                "POST", "/v0/datasources", params=params, content=fixture.body(rows)
+            )
         except RookeryError as exc:
             raise RookeryError(exc.code, exc.message, hint=exc.hint, place=fixture.place) from exc
-        if response["quarantine_rows"] or response.get("refused_rows"):
-            raise _bad_row(fixture, rows, response.get("first_bad_row"))
-        unknown = [*response["ignored_columns"], *response.get("unknown_keys", {}).get("names", ())]
-        return [f"{fixture.place}: {fixture.datasource} has no column for {', '.join(unknown)}"] if unknown else []
+        return response
 
     def wait_for_delivery(self) -> None:
         """Wait until the rows are in the tenants' tables. Raises RK3010 if one of these or a view refuses them."""
@@ -86,7 +93,7 @@ class Prepared:
             return Answer(error=exc)
         body = parsed(response.content)
         columns = [Column(c["name"], parse_type(c["type"])) for c in body["meta"]]
-        return Answer(columns, body["data"])
+        return Answer(columns, body["data"], seconds=float(body["statistics"]["elapsed"]))
 
     def _token(self, endpoint: str | None, tenant: str) -> str:
         """A token that allows one endpoint or, for a query, reading everything; for this tenant."""
@@ -106,15 +113,25 @@ class Prepared:
 
 def prepare(connection: Connection, project: Project, tenants: Mapping[str, Placement]) -> Prepared:
     """Push the project and add tenants. Raises the errors of these steps."""
-    files = [{"name": r.name, "file": r.place.file or "", "text": r.text} for r in project.resources()]
-    connection.json("POST", "/v0/push", json={"files": files})
+    push(connection, project)
     for placement in dict.fromkeys(tenants.values()):
         ids = [tenant for tenant, own in tenants.items() if own == placement]
         connection.json("POST", "/v0/tenants", json={"ids": ids, "placement": placement})
     return Prepared(connection, project, str(connection.json("GET", "/v0/workspace")["timezone"]))
 
 
-def _bad_row(fixture: Fixture, rows: Sequence[FixtureRow], first: Mapping[str, Any] | None) -> RookeryError:
+def push(connection: Connection, project: Project) -> None:
+    """Make the workspace what the project declares. Raises the errors of a push."""
+    files = [{"name": r.name, "file": r.place.file or "", "text": r.text} for r in project.resources()]
+    connection.json("POST", "/v0/push", json={"files": files, "prune": True})
+
+
+def unknown_keys(response: Mapping[str, Any]) -> list[str]:
+    """Keys and columns of appended rows that the datasource does not have."""
+    return [*response["ignored_columns"], *response.get("unknown_keys", {}).get("names", ())]
+
+
+def bad_row(fixture: Fixture, rows: Sequence[FixtureRow], first: Mapping[str, Any] | None) -> RookeryError:
     place: Place = fixture.place
     if first is None:
         return RookeryError(BAD_ROW, f"a row of `{fixture.datasource}` cannot be stored", place=place)

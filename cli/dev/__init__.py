@@ -1,0 +1,1 @@
+"""`rookery dev`: pushes the project to a scratch workspace on each save, and shows the results of changed pipes."""

@@ -1,0 +1,104 @@
+"""A running `rookery dev` and the events that it prints."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.cli.commands import Cli
+from tests.support.forking import Forked
+
+HANG_SECONDS = 120
+Event = dict[str, Any]
+
+
+@dataclass
+class Dev:
+    """A running `rookery dev --json`. Files are written by renaming, so each write is one change."""
+
+    cli: Cli
+    process: Forked
+    stdout: int
+    stderr: Path
+    _rest: bytes = b""
+    _lines: list[bytes] = field(default_factory=list)
+
+    def round(self) -> list[Event]:
+        """The events up to the end of the next round."""
+        events: list[Event] = []
+        while not events or events[-1]["event"] != "done":
+            events.append(self._event())
+        return events
+
+    def write(self, files: Mapping[str, str]) -> list[Event]:
+        """Write files one after the other, and return the events of the round that processes them."""
+        for name, text in files.items():
+            self.replace(name, text)
+        return self.round()
+
+    def replace(self, name: str, text: str) -> None:
+        path = self.cli.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The folder above is not watched.
+        new = self.cli.directory / "new"
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> str:
+        """Send a signal, and return what the process printed after the last event that was read."""
+        self.process.send_signal(number)
+        self.process.wait(HANG_SECONDS)
+        text = self._rest + b"\n".join(self._lines)
+        while chunk := os.read(self.stdout, 65536):
+            text += chunk
+        return text.decode() + self.stderr.read_text()
+
+    def _event(self) -> Event:
+        deadline = time.monotonic() + HANG_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.stdout, selectors.EVENT_READ)
+            while not self._lines:
+                assert selector.select(deadline - time.monotonic()), f"no event\n{self.stderr.read_text()}"
+                chunk = os.read(self.stdout, 65536)
+                assert chunk, f"the process has ended\n{self.stderr.read_text()}"
+                *self._lines, self._rest = (self._rest + chunk).split(b"\n")
+        event: Event = orjson.loads(self._lines.pop(0))
+        return event
+
+
+@contextmanager
+def developing(cli: Cli, *arguments: str, **environment: str) -> Iterator[Dev]:
+    """Start `rookery dev --json`; it is killed at the end if it still runs."""
+    reader, writer = os.pipe()
+    stderr = cli.directory.parent / "stderr"
+    with stderr.open("wb") as errors, Path(os.devnull).open("rb") as nothing:
+        streams = (nothing.fileno(), writer, errors.fileno())
+        process = Forked(["dev", "--json", *arguments], cli.directory, cli.seen(**environment), streams)
+    os.close(writer)
+    try:
+        yield Dev(cli, process, reader, stderr)
+    finally:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(HANG_SECONDS)
+        os.close(reader)
+
+
+def of(events: list[Event], kind: str) -> list[Event]:
+    """The events of a kind."""
+    return [e for e in events if e["event"] == kind]
+
+
+def pipes(events: list[Event]) -> dict[str, Event]:
+    """Pipe → its result."""
+    return {e["pipe"]: e for e in of(events, "result")}
