@@ -11,6 +11,7 @@ from cli import output
 from cli.connect import connect
 from cli.doctor import EXIT_UNHEALTHY
 from cli.options import options
+from engine.errors import NOT_EMBEDDED, RookeryError
 
 WAITING_SECONDS = 10.0
 """Interval between messages while a backup is verified."""
@@ -67,6 +68,13 @@ def restore(
     """
     from cli import backup_file, interrupts
 
+    server = options.loaded().clickhouse_url
+    if server is not None:
+        raise RookeryError(
+            NOT_EMBEDDED,
+            f"a backup is restored to a data directory, but ROOKERY_CLICKHOUSE_URL names {server}",
+            hint="unset ROOKERY_CLICKHOUSE_URL to restore it; for a ClickHouse server see docs/backup.md",
+        )
     with interrupts.raised(), output.waiting("restoring"):
         description = backup_file.restored(source, directory)
     _show({"directory": str(directory), **description}, f"restored to {directory}")

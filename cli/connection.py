@@ -91,15 +91,31 @@ class Connection:
             raise _unreachable(self.url, exc) from exc
 
     def watched(self, path: str, body: Any, progress: output.Update, planned: Callable[[Any], None] = _ignore) -> Any:
-        """The result of a POST of long work.
+        """The result of a POST of long work. See `watch`."""
+        return self.watch("POST", path, progress, planned, json=body)
+
+    def watch(
+        self,
+        method: str,
+        path: str,
+        progress: output.Update,
+        planned: Callable[[Any], None] = _ignore,
+        **kwargs: Any,
+    ) -> Any:
+        """The result of a request of long work; {} if it has none.
 
         `progress` is called for each of its progress lines, and `planned` with what it is about to do.
         """
         headers = {"accept": NDJSON}
         try:
-            with self.http.stream("POST", path, json=body, headers=headers) as response:
+            with self.http.stream(method, path, headers=headers, **kwargs) as response:
                 if response.status_code >= 400:
                     raise _error(response.status_code, response.read())
+                # Servers that do not report the progress of this work.
+                if response.status_code == 204:
+                    return {}
+                if NDJSON not in response.headers.get("content-type", ""):
+                    return orjson.loads(response.read())
                 # Read to its end, even after the result: otherwise the server sees a client that has left.
                 result: list[Any] = []
                 for line in response.iter_lines():
@@ -112,7 +128,7 @@ class Connection:
                     elif "failure" in event:
                         raise _rebuilt(event["failure"].pop("status"), event["failure"])
                     else:
-                        result.append(event["result"])
+                        result.append({} if event["result"] is None else event["result"])
                 if result:
                     return result[0]
         except httpx.HTTPError as exc:

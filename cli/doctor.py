@@ -38,9 +38,10 @@ def doctor(
     """
     if allow and not repair:
         raise RookeryError(USAGE, "--allow-destructive requires --repair")
-    with connect() as connection, output.progress("examining"):
-        repaired = connection.json("POST", "/v0/doctor", json={"allow": allow or []})["repaired"] if repair else []
-        report = connection.json("GET", "/v0/doctor", params={"deep": str(deep or repair).lower()})
+    with connect() as connection, output.progress("examining") as update:
+        repaired = connection.watched("/v0/doctor", {"allow": allow or []}, update)["repaired"] if repair else []
+        deep_too = str(deep or repair).lower()
+        report = connection.watch("GET", "/v0/doctor", update, params={"deep": deep_too})
     if options.json:
         output.as_json({**report, "repaired": repaired} if repair else report)
     else:

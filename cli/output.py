@@ -226,8 +226,13 @@ class Update:
 
 @contextmanager
 def progress(title: str) -> Iterator[Update]:
-    """Show a progress bar on standard error, if that is a terminal. Yields the object that updates it."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    """Show a progress bar on standard error, if that is a terminal. Yields the object that updates it.
+
+    With --json nothing is shown: a program reads the output.
+    """
+    from cli.options import options
+
+    if options.json or sys.stderr is None or not sys.stderr.isatty():
         yield Update()
         return
     from cli.progress_bar import Bar

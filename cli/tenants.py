@@ -116,8 +116,8 @@ def rm(
     params = {"purge": str(purge).lower()}
     if allow:
         params["allow"] = ",".join(allow)
-    with connect() as connection, output.progress("purge" if purge else "remove"):
-        connection.json("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", params=params)
+    with connect() as connection, output.progress("purge" if purge else "remove") as update:
+        connection.watch("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", update, params=params)
     if options.json:
         output.as_json({"removed": tenant, "purged": purge})
     else:

@@ -316,6 +316,7 @@ MIGRATION_FAILED = Code("RK6015", 503, "stored layout could not be migrated")
 ISOLATION = Code("RK6017", 500, "isolation check failed")
 BACKUP_RUNNING = Code("RK6020", 409, "a backup is already running")
 NOT_EMBEDDED = Code("RK6021", 400, "only for the embedded engine")
+RESTORED_TABLES = Code("RK6022", 503, "tables were restored with other block numbers")
 
 # --- RK7xxx: command line and settings ---------------------------------------------------------------------------
 SETTING = Code("RK7001", 400, "invalid setting")

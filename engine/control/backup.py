@@ -42,7 +42,8 @@ class Backups:
             raise RookeryError(
                 NOT_EMBEDDED,
                 "rookery only backs up the embedded engine",
-                hint="for a ClickHouse server, use its own BACKUP statement: docs/backup.md",
+                hint="stop rookery and copy the disk of the ClickHouse server; its RESTORE statement does not give a "
+                "usable copy: docs/backup.md",
             )
         if not self._running.acquire(blocking=False):
             raise RookeryError(

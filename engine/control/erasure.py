@@ -11,6 +11,7 @@ from engine.compiler.scope import Relation, tenant_literal
 from engine.control.regroup import incomplete_groups, recompute_groups
 from engine.errors import APPLY_FAILED, DESTRUCTIVE, RookeryError
 from engine.plan.coverage import Coverage
+from engine.plan.progress import Progress, silent
 from engine.schema import Name, View, literal, quote
 from engine.warehouse.catalog import read_schema
 from engine.workspace.journal import RegistryJournal
@@ -55,19 +56,25 @@ def _complete_views(workspace: Workspace) -> list[View]:
     return [v for v in live.views.values() if v.source in live.tables and coverage.why_incomplete(v) is None]
 
 
-def erase(workspace: Workspace, build: Build, tenant: str) -> None:
+def erase(workspace: Workspace, build: Build, tenant: str, progress: Progress = silent) -> None:
     """Erase a tenant's rows from all shared tables, quarantines and aggregates. `permit_erasure` comes first."""
     complete = {*workspace.registry.read(ERASURE_KIND)[tenant]["complete"]}
     relations = [r for r in build.relations.values() if r.tenant]
     # Appends that are accepted already may add rows to quarantine, and replays send rows that they have read there.
     # So both are waited for again if quarantine has no rows of the tenant.
+    quarantines = [r for r in relations if build.takes(r.name)]
+    steps = len(quarantines) + len(relations) + 3
+    progress("wait for appends", 0, steps)
     _wait_for_appends(workspace)
-    for relation in relations:
-        if build.takes(relation.name):
-            _erase_quarantine(workspace, relation, tenant)
+    for number, relation in enumerate(quarantines, 1):
+        progress(f"erase quarantine of {relation.name}", number, steps)
+        _erase_quarantine(workspace, relation, tenant)
+    progress("wait for appends", len(quarantines) + 1, steps)
     _wait_for_appends(workspace)
-    for relation in relations:
+    for number, relation in enumerate(relations, len(quarantines) + 2):
+        progress(f"erase rows of {relation.name}", number, steps)
         delete_tenant_rows(workspace, relation, tenant)
+    progress("recompute shared groups", steps - 1, steps)
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
     # The erased blocks count as consumed, so sources that were complete count as complete without them.
     RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())

@@ -146,7 +146,14 @@ def _check_delivered(workspace: Workspace, tenants: Sequence[str]) -> None:
         raise exc
 
 
-def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Collection[str] = ()) -> None:
+def remove(
+    workspace: Workspace,
+    tenant: str,
+    *,
+    purge: bool = False,
+    allow: Collection[str] = (),
+    progress: Progress = silent,
+) -> None:
     """Remove a tenant: its views before its tables, then its tokens and its record. Inserts continue meanwhile.
 
     Its rows stay in landing, and are delivered again if it is added again, unless `purge` erases them there too.
@@ -163,12 +170,13 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
             complete_uncertain(workspace)
             permit_erasure(workspace, snapshot.build, tenant, allow)
         if record is not None:
+            progress("remove the tenant's tables", 0, 0)
             _remove(workspace, snapshot, record)
         elif not purge:
             raise unknown_tenant(tenant, snapshot.tenants)
         if purge:
             # Landing may also contain rows of a tenant that was never added.
-            erase(workspace, snapshot.build, tenant)
+            erase(workspace, snapshot.build, tenant, progress)
         if record is not None:
             workspace.registry.remove("tenant", [tenant])
             workspace.refresh()

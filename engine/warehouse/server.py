@@ -245,7 +245,7 @@ class ServerWarehouse:
         return None
 
     def frozen(self) -> AbstractContextManager[None]:
-        raise NotImplementedError("statements of a ClickHouse server cannot be held")
+        raise EngineError(errors.NOT_EMBEDDED, "the statements of a ClickHouse server cannot be held")
 
     def close(self) -> None:
         """Close the connections. Harmless when repeated."""

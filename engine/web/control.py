@@ -46,9 +46,13 @@ async def in_thread(services: Services, work: Callable[[], Any]) -> Any:
 
 
 async def with_progress(request: Request, services: Services, work: Work) -> Response:
-    """Respond with the result of long work. With `Accept: application/x-ndjson`, lines of progress precede it."""
+    """Respond with the result of long work, or 204 if it returns None.
+
+    With `Accept: application/x-ndjson`, lines of progress precede the result.
+    """
     if NDJSON not in request.headers.get("accept", ""):
-        return JSONResponse(await in_thread(services, partial(work, Report())))
+        result = await in_thread(services, partial(work, Report()))
+        return Response(status_code=204) if result is None else JSONResponse(result)
     return StreamingResponse(_progress_lines(services, work), media_type=NDJSON)
 
 

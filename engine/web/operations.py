@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from engine.control import doctor, fanout_status, scrape
 from engine.errors import RookeryError
 from engine.observe import metrics
 from engine.web.bodies import NoBody, RepairBody, body_as
-from engine.web.control import control, in_thread
+from engine.web.control import Report, control, in_thread, with_progress
 from engine.web.requests import flag
 from engine.web.services import services_of
 
@@ -61,11 +62,13 @@ async def doctor_route(request: Request) -> Response:
     services = control(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
         body = await body_as(RepairBody, request)
-        work = partial(doctor.repair, services.workspace, body.allow)
-        return JSONResponse(await in_thread(services, work))
+        return await with_progress(request, services, partial(doctor.repair, services.workspace, body.allow))
     deep = flag(request.query_params.get("deep"), False, "deep")
-    report = await in_thread(services, partial(doctor.examine, services.workspace, deep=deep))
-    return JSONResponse(report.as_dict())
+
+    def examine(report: Report) -> Any:
+        return doctor.examine(services.workspace, deep=deep, progress=report).as_dict()
+
+    return await with_progress(request, services, examine)
 
 
 async def metrics_route(request: Request) -> Response:

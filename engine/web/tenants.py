@@ -13,7 +13,7 @@ from engine.control import tenants
 from engine.errors import BAD_REQUEST, RookeryError
 from engine.web.access import READ_METHODS, require_admin
 from engine.web.bodies import NoBody, TenantsBody, body_as
-from engine.web.control import control, in_thread, with_progress
+from engine.web.control import Report, control, in_thread, with_progress
 from engine.web.requests import flag
 
 
@@ -47,8 +47,11 @@ async def tenant_route(request: Request) -> Response:
     if purge:
         require_admin(request.scope, "erase a tenant's rows")
     allow = [n for n in request.query_params.get("allow", "").split(",") if n]
-    await in_thread(services, partial(tenants.remove, services.workspace, tenant, purge=purge, allow=allow))
-    return Response(status_code=204)
+
+    def remove(report: Report) -> None:
+        tenants.remove(services.workspace, tenant, purge=purge, allow=allow, progress=report)
+
+    return await with_progress(request, services, remove)
 
 
 def routes() -> list[Route]:

@@ -18,6 +18,7 @@ from engine.settings import Settings
 from engine.warehouse.layout_version import FIRST_VERSION, LAYOUT_VERSION, STOP, STOP_NAME, newer_layout_error
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
+from engine.workspace.restored_tables import check_identity
 from engine.workspace.time_zone import check_zone, first_zone, zone_rows
 
 T = TypeVar("T")
@@ -58,7 +59,8 @@ MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone)
 def migrate(opening: Opening) -> None:
     """Migrate a workspace to the current layout; record the layout in a new workspace.
 
-    Raises LAYOUT_NEWER or ZONE before anything is written. Raises MIGRATION_FAILED; earlier steps stay complete.
+    Raises LAYOUT_NEWER, RESTORED_TABLES or ZONE before anything is written. Raises MIGRATION_FAILED; earlier steps
+    stay complete.
     """
     registry = opening.registry
     version = layout_of(registry)
@@ -71,7 +73,9 @@ def migrate(opening: Opening) -> None:
     if registry.empty():
         zone = first_zone(opening.warehouse, opening.settings)
         registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
+        check_identity(registry, opening.warehouse, opening.settings.workspace)
         return
+    check_identity(registry, opening.warehouse, opening.settings.workspace)
     check_zone(registry, opening.warehouse, opening.settings)
     if version < LAYOUT_VERSION:
         # From here on, earlier versions refuse the workspace, so they never see it half migrated.

@@ -11,6 +11,7 @@ from engine.control.doctor import deep_checks, delivery_checks, deployment_check
 from engine.control.doctor.findings import WARNING, Context, Finding, error
 from engine.control.planning import PlanOptions, broken_views, desired_schema, plan_for
 from engine.errors import FOREIGN_OBJECT, RookeryError
+from engine.plan.progress import Progress, silent
 from engine.plan.steps import CreateView
 from engine.warehouse.catalog import read_schema
 from engine.workspace.journal import DEFERRED_KIND
@@ -85,13 +86,15 @@ class Report:
         return {"healthy": self.healthy, "checks": list(self.checks), "findings": findings}
 
 
-def examine(workspace: Workspace, *, deep: bool = False) -> Report:
+def examine(workspace: Workspace, *, deep: bool = False, progress: Progress = silent) -> Report:
     """Examine the workspace; `deep` also reads the rows. Errors come before warnings."""
     findings: list[Finding] = []
     names: list[str] = []
+    total = len(WITHOUT_CHANGES) + 1 + len(AT_ANY_TIME) + (len(DEEP) if deep else 0)
 
     def run(checks: dict[str, Check], context: Context) -> None:
         for name, check in checks.items():
+            progress(f"check {name}", len(names), total)
             names.append(name)
             try:
                 findings.extend(check(context))

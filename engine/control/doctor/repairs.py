@@ -24,12 +24,13 @@ from engine.control.planning import desired_schema
 from engine.errors import UNKNOWN_RESOURCE, ZONE, RookeryError, did_you_mean
 from engine.observe import events
 from engine.plan.coverage import Coverage
+from engine.plan.progress import Progress, silent
 from engine.schema import Name
 from engine.warehouse.catalog import read_schema
 from engine.workspace.workspace import Workspace
 
 
-def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
+def repair(workspace: Workspace, allow: Collection[str] = (), progress: Progress = silent) -> dict[str, Any]:
     """Compare every copy and derived table with its source and deliver what is missing. Returns a report as JSON.
 
     Differing keys are replaced if the source still has all of its rows. Excess rows are removed only from tables
@@ -50,13 +51,18 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
             # A repair would divide all rows again, also those that are correct.
             message, hint = explanation(context, zone)
             raise RookeryError(ZONE, message, hint=hint)
-        repaired = list(outcomes(context, repair=True, allow=allow))
+        repaired = list(outcomes(context, repair=True, allow=allow, progress=progress))
         events.note("repaired", tables=[str(o.table) for o in repaired if o.differences], allowed=sorted(allow))
         return {"repaired": [_as_dict(o) for o in repaired if o.differences or o.uncompared or o.detached]}
 
 
 def outcomes(
-    context: Context, *, repair: bool = False, skip: Sequence[Name] = (), allow: Collection[str] = ()
+    context: Context,
+    *,
+    repair: bool = False,
+    skip: Sequence[Name] = (),
+    allow: Collection[str] = (),
+    progress: Progress = silent,
 ) -> Iterator[RepairOutcome]:
     """Compare every derived table, and with `repair` also repair it.
 
@@ -65,8 +71,10 @@ def outcomes(
     also an outcome.
     """
     wrong = {*skip}
-    for derived in derived_tables(context, copies=repair):
+    tables = list(derived_tables(context, copies=repair))
+    for number, derived in enumerate(tables):
         name = derived.table.name
+        progress(f"compare {name}", number, len(tables))
         # Tables are compared in the order of the data flow, so errors of a source are known by now.
         if any(v.source in wrong for v in derived.views):
             wrong.add(name)

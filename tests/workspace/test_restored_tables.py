@@ -1,0 +1,87 @@
+"""Workspaces in a ClickHouse server: backups are refused, and so are tables that RESTORE has copied."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.billing import FILES
+from tests.cli.commands import Cli
+from tests.support.clickhouse_http import WRITER, serve
+
+COPY = """
+import json, sys
+import chdb
+
+engine = chdb.connect(sys.argv[1])
+def rows(sql):
+    return json.loads(engine.query(sql, "JSONCompact").bytes())["data"]
+
+engine.query("SYSTEM START MERGES main.events")
+engine.query("OPTIMIZE TABLE main.events FINAL")
+before = rows("SELECT units, _block_number FROM main.events ORDER BY units")
+engine.query("BACKUP DATABASE main TO Memory('copy')")
+engine.query("DROP DATABASE main SYNC")
+engine.query("RESTORE DATABASE main FROM Memory('copy')")
+print(json.dumps([before, rows("SELECT units, _block_number FROM main.events ORDER BY units")]))
+engine.close()
+"""
+
+
+def copied_by_the_server(path: Path) -> Any:
+    """Replace the workspace's tables by copies that RESTORE makes. Returns rows with block numbers before and after."""
+    done = subprocess.run([sys.executable, "-c", COPY, str(path)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def over_a_server(directory: Path, url: str) -> Cli:
+    directory.mkdir(exist_ok=True)
+    user, password = WRITER
+    settings = {"CLICKHOUSE_URL": url, "CLICKHOUSE_USER": user, "CLICKHOUSE_PASSWORD": password}
+    return Cli(directory, {f"ROOKERY_{name}": value for name, value in settings.items()})
+
+
+@pytest.mark.feature
+def test_tables_that_restore_has_copied_are_refused(tmp_path: Path) -> None:
+    with serve(tmp_path / "clickhouse") as url:
+        cli = over_a_server(tmp_path / "project", url)
+        cli.write(FILES)
+        cli("push")
+        for units in (1, 2, 3):
+            cli(
+                "append",
+                "events",
+                "-",
+                "--format",
+                "ndjson",
+                input=json.dumps({"tenant_id": 1, "event": "a", "units": units}),
+            )
+        # The workspace is the same at every other start.
+        assert len(cli("--json", "sql", "SELECT units FROM events").json) >= 1
+    before, after = copied_by_the_server(tmp_path / "clickhouse")
+    assert [row[0] for row in before] == [row[0] for row in after]
+    assert before != after, "the engine keeps block numbers now: its BACKUP could be used"
+    with serve(tmp_path / "clickhouse") as url:
+        refused = over_a_server(tmp_path / "project", url)("sql", "SELECT units FROM events", code=6)
+        assert "RK6022" in refused.err
+        assert "docs/backup.md" in refused.err
+
+
+@pytest.mark.feature
+def test_backups_of_a_server_are_refused_with_the_way_to_make_one(tmp_path: Path) -> None:
+    with serve(tmp_path / "clickhouse") as url:
+        cli = over_a_server(tmp_path / "project", url)
+        cli.write(FILES)
+        cli("push")
+        for command in (("backup", "b.tar"), ("restore", "b.tar", "data"), ("upgrade",)):
+            refused = cli(*command, code=1)
+            assert "RK6021" in refused.err, command
+            assert "hint" in refused.err, command
+        assert "disk" in cli("backup", "b.tar", code=1).err
+    assert not list((tmp_path / "project").glob("b.tar"))
+    assert not list((tmp_path / "project").glob(".rookery-*"))
