@@ -70,4 +70,4 @@ def test_a_bar_is_shown_in_terminals_but_not_with_json(shared_server: Server, tm
     assert "check " not in cli("doctor").err
     json.loads(cli.terminal("--json", "doctor", TERM="xterm"))
     assert "recompute shared groups" in cli.terminal("tenant", "rm", "2", "--purge", TERM="xterm")
-    assert "erase" not in cli("tenant", "rm", "1", "--purge").err
+    assert "erase rows" not in cli("tenant", "rm", "1", "--purge").err
