@@ -56,6 +56,7 @@ class RookeryError(Exception):
     """An error that a user can act on: `code`, `message`, optional `hint` and `place`.
 
     `detail` is only for the operator's log and never reaches a caller. `headers` are added to an HTTP response.
+    `public` is the message for callers who may not read all rows; set it if `message` may quote values of rows.
     """
 
     documentation: str | None = None
@@ -70,10 +71,12 @@ class RookeryError(Exception):
         place: Place | None = None,
         detail: str | None = None,
         headers: Mapping[str, str] | None = None,
+        public: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.public = message if public is None else public
         self.hint = hint
         self.place = place
         self.detail = detail
@@ -84,9 +87,9 @@ class RookeryError(Exception):
         """Whether the server or its database failed, rather than the request (status 500 and above)."""
         return self.code.status >= 500
 
-    def as_dict(self) -> dict[str, Any]:
-        """The error as plain data for JSON, without parts that are absent."""
-        body: dict[str, Any] = {"code": self.code.id, "error": self.message}
+    def as_dict(self, *, public: bool = False) -> dict[str, Any]:
+        """The error as plain data for JSON, without parts that are absent; with `public`, for any caller."""
+        body: dict[str, Any] = {"code": self.code.id, "error": self.public if public else self.message}
         if self.hint:
             body["hint"] = self.hint
         if self.place:
@@ -153,16 +156,17 @@ class Problems(RookeryError):
     def __init__(self, problems: Iterable[RookeryError]) -> None:
         self.problems = list(problems)
         first = self.problems[0]
-        count = len(self.problems)
+        before = "" if len(self.problems) == 1 else f"{len(self.problems)} problems; the first: "
         super().__init__(
             first.code,
-            first.message if count == 1 else f"{count} problems; the first: {first.message}",
+            before + first.message,
             hint=first.hint,
             place=first.place,
+            public=before + first.public,
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "errors": [p.as_dict() for p in self.problems]}
+    def as_dict(self, *, public: bool = False) -> dict[str, Any]:
+        return {**super().as_dict(public=public), "errors": [p.as_dict(public=public) for p in self.problems]}
 
     def __str__(self) -> str:
         return "\n".join(str(p) for p in self.problems)

@@ -25,9 +25,11 @@ def rehearse(workspace: Workspace, plan: Plan) -> None:
         if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
             reason = find_failure(workspace, step.view, target=targets.get(step.view.target))
             if reason is not None:
+                failing = f"`{step.view.name}` would fail on existing rows, so nothing was changed"
                 raise RookeryError(
                     STILL_FAILING,
-                    f"`{step.view.name}` would fail on existing rows, so nothing was changed: {sentence(reason)}",
+                    f"{failing}: {sentence(reason)}",
                     hint="change the pipe so that it accepts these rows",
                     detail=reason,
+                    public=failing,
                 )

@@ -7,7 +7,7 @@ once, even while inserts run.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +41,8 @@ from engine.workspace.snapshot import Snapshot, TenantRecord
 from engine.workspace.workspace import Workspace
 
 PLACEMENTS = ("pooled", "tables")
+PUBLIC_LAG_ERROR = "rows cannot be delivered; an admin sees why: rookery fanout status"
+"""The error of a tenant for callers who may not read rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +243,15 @@ def rows_by_tenant(workspace: Workspace) -> dict[str, int]:
     return totals
 
 
-def listing(workspace: Workspace) -> list[dict[str, Any]]:
+def listing(workspace: Workspace, *, public: bool = False) -> list[dict[str, Any]]:
     """Every tenant as JSON: placement, state, rows in landing, and how far its nest is behind.
 
-    Tenants that have rows in landing and do not exist are listed with the state `unknown`.
+    Tenants that have rows in landing and do not exist are listed with the state `unknown`. With `public`, errors do
+    not quote rows.
     """
     rows = rows_by_tenant(workspace)
     tenants = workspace.refresh().tenants
-    lag_by_tenant = lags(workspace)
+    lag_by_tenant = _lags(workspace, public=public)
     known = [
         {**t.as_dict(), "rows": rows.get(t.id, 0), **_lag(lag_by_tenant, t.id)}
         for t in sorted(tenants.values(), key=lambda t: t.id)
@@ -259,6 +262,12 @@ def listing(workspace: Workspace) -> list[dict[str, Any]]:
         if t not in tenants
     ]
     return known + unknown
+
+
+def _lags(workspace: Workspace, *, public: bool) -> dict[str, Lag]:
+    """The lag of every tenant that has one; with `public`, without the engine's messages, which quote rows."""
+    found = lags(workspace)
+    return {t: replace(lag, error=lag.error and PUBLIC_LAG_ERROR) for t, lag in found.items()} if public else found
 
 
 def _lag(lag_by_tenant: Mapping[str, Lag], tenant: str) -> dict[str, Any]:
@@ -273,8 +282,10 @@ def unknown_tenant(tenant: str, known: Iterable[str]) -> RookeryError:
     return RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint=hint)
 
 
-def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
-    """One tenant as JSON, with the tables of its nest. Raises RK3004."""
+def show(workspace: Workspace, tenant: str, *, public: bool = False) -> dict[str, Any]:
+    """One tenant as JSON, with the tables of its nest; with `public`, its error does not quote rows. Raises
+    RK3004.
+    """
     tenants = workspace.refresh().tenants
     record = tenants.get(tenant)
     if record is None:
@@ -291,4 +302,10 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
         )
         tables = result.dicts()
     rows = rows_by_tenant(workspace).get(tenant, 0)
-    return {**record.as_dict(), "rows": rows, **_lag(lags(workspace), tenant), "nest": nest, "tables": tables}
+    return {
+        **record.as_dict(),
+        "rows": rows,
+        **_lag(_lags(workspace, public=public), tenant),
+        "nest": nest,
+        "tables": tables,
+    }

@@ -238,13 +238,15 @@ class UncertainBatches:
 
 def _blocked(datasource: str, exc: RookeryError) -> RookeryError:
     """The error for senders while an uncertain batch blocks its datasource."""
-    reason = for_sender(exc).message if is_transient(exc) else exc.message
+    reason = for_sender(exc) if is_transient(exc) else exc
+    blocked = f"`{datasource}` stores no rows until an earlier batch has reached every table: "
     return RookeryError(
         IN_DOUBT,
-        f"`{datasource}` stores no rows until an earlier batch has reached every table: {reason}",
+        blocked + reason.message,
         hint="send the rows again after the time in Retry-After; `rookery doctor` shows the batch",
         detail=exc.detail or exc.message,
         headers={"Retry-After": exc.headers.get("Retry-After", "2")},
+        public=blocked + reason.public,
     )
 
 

@@ -175,11 +175,13 @@ def _run(warehouse: Warehouse, step: Step) -> None:
     try:
         warehouse.execute(_sql(step, warehouse.capabilities))
     except RookeryError as exc:
+        failed = f"{step.action} {step.subject} failed: "
         raise RookeryError(
             APPLY_FAILED,
-            f"{step.action} {step.subject} failed: {exc.message}",
+            failed + exc.message,
             hint="fix the cause and run the command again; the steps before this one stay applied",
             detail=exc.detail,
+            public=failed + exc.public,
         ) from exc
 
 

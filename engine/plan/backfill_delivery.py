@@ -81,11 +81,13 @@ def _described(backfill: Backfill, exc: BaseException) -> BaseException:
     if not isinstance(exc, RookeryError) or exc.code is BUSY:
         return exc
     tenant = f" for tenant `{backfill.tenant}`" if backfill.tenant is not None else ""
+    failed = f"the backfill of `{backfill.view}` failed{tenant}: "
     return RookeryError(
         APPLY_FAILED,
-        f"the backfill of `{backfill.view}` failed{tenant}: {exc.message}",
+        failed + exc.message,
         hint="fix the pipe or the rows, then run the command again; delivered ranges are not repeated",
         detail=exc.detail,
+        public=failed + exc.public,
     )
 
 

@@ -6,8 +6,6 @@ rows see them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import structlog
 
 from engine.compiler.error_location import quotes_hint
@@ -28,6 +26,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.warehouse.errors import EngineError, suggestion
+from engine.warehouse.public_texts import THROW_IF, public_text
 
 log = structlog.get_logger("rookery.query")
 
@@ -37,29 +36,6 @@ errors.
 """
 _SEMANTIC = frozenset({10, 20, 42, 43, 44, 46, 47, 52, 53, 60, 63, 179, 184, 206, 207, 215, 352, 386, 403})
 """The engine's numbers for SQL that is not valid for the tables, whatever their rows are."""
-_THROW_IF_CODE = 395
-_SAFE_TEXTS: Mapping[int, str] = {
-    6: "a value could not be converted to the required type",
-    27: "a value could not be parsed",
-    36: "an argument has a value that the function does not accept",
-    38: "a date could not be parsed",
-    41: "a date or time could not be parsed",
-    42: "a function has the wrong number of arguments",
-    43: "a function has an argument of a type that it does not accept",
-    44: "an argument must be a constant or of another type",
-    46: "a function does not exist",
-    47: "an identifier is not a column of the tables in the query",
-    53: "two types do not match",
-    60: "a table does not exist",
-    72: "a number could not be parsed",
-    153: "division by zero",
-    206: "a subquery in a join needs an alias",
-    215: "a column is neither aggregated nor in GROUP BY",
-    386: "types have no common supertype",
-    _THROW_IF_CODE: "the query raised an error itself",
-    457: "a parameter has a value of the wrong type",
-}
-"""Messages by the engine's error number."""
 
 
 def error_for_caller(exc: RookeryError, *, reads_all: bool) -> RookeryError:
@@ -83,7 +59,7 @@ def error_for_caller(exc: RookeryError, *, reads_all: bool) -> RookeryError:
         return RookeryError(TOO_COMPLEX, "planning the query would take too long", hint="split or shorten the query")
     if exc.code in OWN_CODES:
         return exc
-    text = _SAFE_TEXTS.get(exc.engine_code or 0, "the query failed")
+    text = public_text(exc.engine_code, "the query failed")
     return RookeryError(QUERY_FAILED, text, detail=exc.detail)
 
 
@@ -119,4 +95,4 @@ def _is_foreign_row(exc: EngineError) -> bool:
     statement.
     """
     before, _, after = (exc.detail or exc.message).partition("DB::Exception: ")
-    return exc.engine_code == _THROW_IF_CODE and (after or before).startswith(FOREIGN_ROW)
+    return exc.engine_code == THROW_IF and (after or before).startswith(FOREIGN_ROW)

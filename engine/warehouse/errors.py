@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 
 from engine import errors
 from engine.errors import Code, Place, RookeryError
+from engine.warehouse.public_texts import public_text
 
 
 class EngineError(RookeryError):
@@ -32,7 +33,9 @@ class EngineError(RookeryError):
         detail: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(code, message, hint=hint, place=place, detail=detail, headers=headers)
+        quotes_rows = engine_code is not None and code in (errors.ENGINE, errors.ENGINE_INTERNAL)
+        public = public_text(engine_code, code.title) if quotes_rows else None
+        super().__init__(code, message, hint=hint, place=place, detail=detail, headers=headers, public=public)
         self.engine_code = engine_code
 
 

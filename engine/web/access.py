@@ -110,6 +110,12 @@ def claims_of(scope: Scope) -> Claims:
     return claims
 
 
+def reads_all(scope: Scope) -> bool:
+    """Whether a request has a valid token that reads the rows of all tenants."""
+    claims: Claims | None = scope.get(_CLAIMS_KEY)
+    return claims is not None and claims.reads_all
+
+
 def require_admin(scope: Scope, action: str) -> None:
     """Raise RK4003 unless an admin sent the request. `action` says what needs an admin."""
     if not claims_of(scope).is_admin:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.errors import INTERNAL, RookeryError
 from engine.observe import requests
+from engine.web.access import reads_all
 from engine.web.known_fields import check_query
 from engine.web.services import Services, services_of
 
@@ -53,7 +54,8 @@ async def with_progress(request: Request, services: Services, work: Work) -> Res
     if NDJSON not in request.headers.get("accept", ""):
         result = await in_thread(services, partial(work, Report()))
         return Response(status_code=204) if result is None else JSONResponse(result)
-    return StreamingResponse(_progress_lines(services, work), media_type=NDJSON)
+    lines = _progress_lines(services, work, public=not reads_all(request.scope))
+    return StreamingResponse(lines, media_type=NDJSON)
 
 
 class _Lines(Report):
@@ -70,8 +72,11 @@ class _Lines(Report):
         self._lines.put({"progress": {"what": "", "done": 0, "total": 0}, "plan": result()})
 
 
-async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes]:
-    """Run work in a thread and yield its progress as NDJSON; the last line has its result or its failure."""
+async def _progress_lines(services: Services, work: Work, *, public: bool) -> AsyncIterator[bytes]:
+    """Run work in a thread and yield its progress as NDJSON; the last line has its result or its failure.
+
+    With `public`, the failure is for callers who may not read all rows.
+    """
     # Not an asyncio queue: `put` is called in the thread of the work.
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
@@ -80,7 +85,7 @@ async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes
             lines.put({"result": work(_Lines(lines))})
         except RookeryError as exc:
             requests.note_error(exc.code.id)
-            lines.put({"failure": {**exc.as_dict(), "status": exc.code.status}})
+            lines.put({"failure": {**exc.as_dict(public=public), "status": exc.code.status}})
         except Exception as exc:
             failure = RookeryError(INTERNAL, "internal error", detail=repr(exc))
             lines.put({"failure": {**failure.as_dict(), "status": 500}})

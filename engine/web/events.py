@@ -49,7 +49,7 @@ class Events:
             authorize_request(scope, PATH)
             status, response = await _append(scope, receive, timer)
         except RookeryError as exc:
-            await rendered(exc, scope["app"].state.settings)(scope, receive, send)
+            await rendered(exc, scope)(scope, receive, send)
             return
         body = orjson.dumps(response)
         headers = [

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from engine.control import tenants
 from engine.errors import BAD_REQUEST, RookeryError
-from engine.web.access import READ_METHODS, require_admin
+from engine.web.access import READ_METHODS, reads_all, require_admin
 from engine.web.bodies import NoBody, TenantsBody, body_as
 from engine.web.control import Report, control, in_thread, with_progress
 from engine.web.requests import flag
@@ -21,7 +21,8 @@ async def tenants_route(request: Request) -> Response:
     """`GET /v0/tenants` lists tenants; `POST` with `{id | ids, placement}` adds them."""
     services = control(request)
     if request.method in READ_METHODS:
-        return JSONResponse({"tenants": await in_thread(services, partial(tenants.listing, services.workspace))})
+        listing = partial(tenants.listing, services.workspace, public=not reads_all(request.scope))
+        return JSONResponse({"tenants": await in_thread(services, listing)})
     body = await body_as(TenantsBody, request, services.workspace.settings.max_body)
     if {"id", "ids"} <= body.model_fields_set:
         raise RookeryError(BAD_REQUEST, "set either `id` or `ids`, not both")
@@ -41,7 +42,8 @@ async def tenant_route(request: Request) -> Response:
     services = control(request, *(() if reading else ("purge", "allow")))
     tenant = request.path_params["id"]
     if reading:
-        return JSONResponse(await in_thread(services, partial(tenants.show, services.workspace, tenant)))
+        show = partial(tenants.show, services.workspace, tenant, public=not reads_all(request.scope))
+        return JSONResponse(await in_thread(services, show))
     await body_as(NoBody, request)
     purge = flag(request.query_params.get("purge"), False, "purge")
     if purge:
