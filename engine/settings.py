@@ -14,16 +14,17 @@ from contextlib import suppress
 from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.errors import SETTING, Code, RookeryError, published_page
 
 MIB = 1 << 20
+PREFIX = "ROOKERY_"
+"""How the names of environment variables with settings begin."""
 HOME = ".rookery"
 """Name of the directory that holds an installation's private files."""
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
@@ -52,10 +53,10 @@ def canonical_zone(name: str) -> str:
     return name
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, validated once at start."""
 
-    model_config = SettingsConfigDict(env_prefix="ROOKERY_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     workspace: str = Field("main", description="Name of the workspace and of its database.")
     data: Path = Field(Path(".rookery/data"), description="Data directory of the embedded engine.")
@@ -185,14 +186,14 @@ class Settings(BaseSettings):
         False,
         description="Refuse endpoint calls with unknown parameters; by default, a response header lists them.",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: tuple[str, ...] = Field(
         ("*",), description="Origins from which browsers may send requests, separated by commas."
     )
     log_level: str = Field("info", description="Log level: debug, info, warning or error.")
     log_json: bool = Field(False, description="Write log lines as JSON.")
 
     access_log: bool = Field(True, description="Write a log line for each request.")
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_proxies: tuple[str, ...] = Field(
         (),
         description="Addresses or networks of proxies whose `X-Forwarded-For` header is used for the access log, "
         "separated by commas.",
@@ -314,13 +315,20 @@ def _machine_memory() -> int:
 def load(**flags: Any) -> Settings:
     """Load the settings from the environment. Flags that are not None override it. Raises RK7001."""
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**_environment() | {name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:
         first = exc.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         raise RookeryError(
-            SETTING, f"setting `{name}`: {_reason(first)}", hint=f"environment variable ROOKERY_{name.upper()}"
+            SETTING, f"setting `{name}`: {_reason(first)}", hint=f"environment variable {PREFIX}{name.upper()}"
         ) from exc
+
+
+def _environment() -> dict[str, Any]:
+    """Settings in environment variables. Empty variables count as not set; the case of their names is ignored."""
+    fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    given = {variable.upper(): value for variable, value in os.environ.items() if value}
+    return {name: given[variable] for variable, name in fields.items() if variable in given}
 
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -339,8 +347,8 @@ def _reason(error: ErrorDetails) -> str:
 
 def environment_without_settings(keep: Collection[str] = ()) -> dict[str, str]:
     """The environment for a child process: without the settings of this one, except those in `keep`."""
-    kept = {f"ROOKERY_{name.upper()}" for name in keep}
-    return {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_") or k in kept}
+    kept = {PREFIX + name.upper() for name in keep}
+    return {k: v for k, v in os.environ.items() if not k.startswith(PREFIX) or k in kept}
 
 
 def is_set(name: str) -> bool:
@@ -354,13 +362,12 @@ def misspelled_variables() -> list[tuple[str, str]]:
 
     Variables without a similar setting are ignored: orchestrators set variables named after services.
     """
-    prefix = str(Settings.model_config["env_prefix"])
     known = [name.upper() for name in Settings.model_fields]
     pairs = []
-    for name in sorted(n.removeprefix(prefix) for n in os.environ if n.startswith(prefix)):
+    for name in sorted(n.removeprefix(PREFIX) for n in os.environ if n.startswith(PREFIX)):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            pairs += [(prefix + name, prefix + n) for n in near]
+            pairs += [(PREFIX + name, PREFIX + n) for n in near]
     return pairs
 
 

@@ -360,6 +360,10 @@ def test_an_empty_setting_counts_as_unset(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {".rookery", *before}
 
 
+def test_the_case_of_a_settings_name_does_not_matter(tmp_path: Path) -> None:
+    assert "ROOKERY_READERS" in Cli(tmp_path)("tenant", "ls", code=1, rookery_readers="0").err
+
+
 def test_concurrent_commands_wait_for_each_other(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)

@@ -20,6 +20,13 @@ from cli.main import main
 main()
 """
 """`rookery`, which lists the modules that it has imported when it ends."""
+COLLECTED = """
+import atexit, gc, sys
+atexit.register(lambda: sys.stderr.write(f"searched: {gc.get_stats()[2]['collections']}"))
+from cli.main import main
+main()
+"""
+"""`rookery`, which says in the end how often all objects have been searched for garbage."""
 INTERRUPTED = """
 import os, signal, sys
 moment, seen = int(sys.argv.pop(1)), 0
@@ -49,6 +56,8 @@ LIBRARIES = {
     "orjson",
     "uvicorn",
     "starlette",
+    "asyncio",
+    "pydantic_settings",
 }
 MOMENTS = (1, 3, 10, 30, 60, 100, 200, 400, 700, 1000)
 
@@ -91,6 +100,18 @@ def test_a_command_for_a_running_server_does_not_import_the_engine(shared_server
     found = modules(tmp_path, "tenant", "ls", **access)
     assert {m for m in found if m.partition(".")[0] == "engine"} == {*OWN, "engine.settings"}
     assert not {m.partition(".")[0] for m in found} & (LIBRARIES - {"httpx", "orjson"})
+
+
+def test_a_command_for_a_running_server_does_not_search_for_garbage(shared_server: Server, tmp_path: Path) -> None:
+    access = {"ROOKERY_URL": shared_server.url, "ROOKERY_TOKEN": shared_server.admin_token}
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTED, "tenant", "ls"],
+        cwd=tmp_path,
+        env=Cli(tmp_path).seen(**access),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.endswith("searched: 0")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from engine.settings import Settings
+from engine.settings import PREFIX, Settings
 from tests.docs.reading import ROOT, rows
 
 
@@ -23,9 +23,8 @@ def _shown(default: Any) -> str:
 
 def test_every_setting_is_documented() -> None:
     documented = rows((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "Settings")
-    prefix = Settings.model_config["env_prefix"]
     expected = [
-        [f"`{name}`", f"`{prefix}{name.upper()}`", _shown(field.default), field.description]
+        [f"`{name}`", f"`{PREFIX}{name.upper()}`", _shown(field.default), field.description]
         for name, field in Settings.model_fields.items()
     ]
     assert documented == expected
