@@ -208,8 +208,10 @@ def fitting(text: str, indent: int) -> list[str]:
     """A text in lines of the terminal's width, or 80 columns; those after the first are indented."""
     if wide():
         return [text]
-    first, *others = wrapped(text, _columns() - indent)
-    return [first, *(" " * indent + other for other in others)]
+    words = text.lstrip(" ")
+    margin = text[: len(text) - len(words)]
+    first, *others = wrapped(words, _columns() - max(indent, len(margin)))
+    return [margin + first, *(" " * indent + other for other in others)]
 
 
 class Update:

@@ -18,8 +18,8 @@ from engine.project.suite import Placement, Suite
 from engine.project.suites import load_suites
 from engine.tenant_ids import canonical_tenant
 
-MAX_SAMPLE_BYTES = 64 << 20
-"""Largest file of sample rows. All of it is held in memory."""
+MAX_SAMPLE_BYTES = 16 << 20
+"""Largest file of sample rows. It is read again on each save."""
 
 
 @dataclass(frozen=True, slots=True)

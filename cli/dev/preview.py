@@ -89,9 +89,8 @@ def problem_of(preview: Preview) -> RookeryError | None:
         return None
     node = preview.pipe.node(preview.pipe.published)
     own = node.place if node else preview.pipe.place
-    hint = error.hint
-    if error.code.id == MISSING_PARAMETER.id:
-        hint = "give it an example: {{ String(name, example='…') }}"
+    is_missing = error.code.id == MISSING_PARAMETER.id
+    hint = "give it an example, such as {{ Date(day, example='2026-01-31') }}" if is_missing else error.hint
     return RookeryError(error.code, error.message, hint=hint, place=position(str(error.place or "")) or own)
 
 

@@ -172,7 +172,7 @@ class Rounds:
                 counts.results,
                 counts.tests,
                 counts.failed_tests,
-                sum(len(one.rows) for one in state.inputs.fixtures) if state else 0,
+                state.rows if state else 0,
                 time.monotonic() - started,
             )
         )

@@ -32,12 +32,15 @@ class State:
     inputs: Inputs
     build: Build
     workspace: Prepared
+    rows: int
+    """Number of sample rows in the workspace."""
 
 
 @dataclass(slots=True)
 class Loaded:
-    """What went wrong with sample rows, although the others were loaded."""
+    """How many sample rows were loaded, and what is wrong with the others."""
 
+    rows: int = 0
     errors: list[RookeryError] = field(default_factory=list)
     warnings: list[RookeryError] = field(default_factory=list)
 
@@ -62,20 +65,27 @@ class Scratch:
 
         If it raises the errors of a push, the last state stays.
         """
-        before, project = self.state, inputs.survey.project
-        if before is not None and not stores_differ(before, inputs, build):
-            push(before.workspace.connection, project)
-            # Tokens for queries list the endpoints that they allow, so they are minted again.
-            workspace = Prepared(before.workspace.connection, project, before.workspace.zone)
-            self.state = State(inputs, build, workspace)
-            return self._loaded
+        before = self.state
+        if before is None or stores_differ(before, inputs, build):
+            return self._replace(inputs, build)
+        connection, project = before.workspace.connection, inputs.survey.project
+        try:
+            push(connection, project)
+        except RookeryError:
+            return self._replace(inputs, build)
+        # Tokens for queries list the endpoints that they allow, so they are minted again.
+        self.state = State(inputs, build, Prepared(connection, project, before.workspace.zone), before.rows)
+        return self._loaded
+
+    def _replace(self, inputs: Inputs, build: Build) -> Loaded:
+        """Create a new workspace with the sample rows, and close the old one."""
         with ExitStack() as opened:
             connection = opened.enter_context(self._engine.workspace())
             self._step()
-            workspace = prepare(connection, project, inputs.placements)
+            workspace = prepare(connection, inputs.survey.project, inputs.placements)
             loaded = self._load(workspace, inputs.fixtures)
             previous, self._opened = self._opened, opened.pop_all()
-        self.state, self._loaded = State(inputs, build, workspace), loaded
+        self.state, self._loaded = State(inputs, build, workspace, loaded.rows), loaded
         previous.close()
         return loaded
 
@@ -96,6 +106,7 @@ class Scratch:
             except RookeryError as exc:
                 loaded.errors.append(exc)
                 continue
+            loaded.rows += int(response["rows"])
             if response["quarantine_rows"]:
                 quarantined[fixture.datasource].append(fixture)
             elif response.get("refused_rows"):

@@ -66,7 +66,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        self.number, self.count = number, self.count + 1
+        self.number, self.count = self.number or number, self.count + 1
 
 
 def run(choices: Choices, *, as_json: bool) -> None:

@@ -59,12 +59,14 @@ def _print_failures(failed: Sequence[Outcome]) -> None:
         same = [o.arrangement for o in failed if o.failure == outcome.failure and o.check == outcome.check]
         where = "isolation" if outcome.check == "isolation" else f"placement {' and '.join(same)}"
         tenant = f"tenant {outcome.tenant}" if outcome.tenant is not None else "admin"
-        output.line(f"        {_position(outcome.place)}: {outcome.call} as {tenant}, {where}")
-        output.line(f"        {outcome.failure.message}")
+        call = f"{_position(outcome.place)}: {outcome.call} as {tenant}, {where}"
+        for text in (call, outcome.failure.message):
+            for line in output.paragraph(f"        {text}", 10):
+                output.line(line)
         for sign, text in _diff(outcome.failure):
             output.line("        ", (f"{sign} {text}".rstrip(), _COLORS.get(sign)))
-        if outcome.failure.hint:
-            output.line((f"        hint: {outcome.failure.hint}", "dim"))
+        for line in output.paragraph(f"        hint: {outcome.failure.hint}", 10) if outcome.failure.hint else ():
+            output.line((line, "dim"))
 
 
 def _position(place: Place) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import selectors
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,11 +19,12 @@ from typing import Any
 
 import orjson
 
-from tests.cli.commands import Cli
+from tests.cli.commands import REAL, Cli
 from tests.support.forking import Forked
 
 HANG_SECONDS = 120
 Event = dict[str, Any]
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
@@ -37,7 +42,7 @@ class Dev:
         """The events up to the end of the next round."""
         events: list[Event] = []
         while not events or events[-1]["event"] != "done":
-            events.append(self._event())
+            events.append(self.event())
         return events
 
     def write(self, files: Mapping[str, str]) -> list[Event]:
@@ -54,6 +59,11 @@ class Dev:
         new.write_text(text, encoding="utf-8")
         new.replace(path)
 
+    def close(self) -> None:
+        """Stop reading."""
+        os.close(self.stdout)
+        self.stdout = -1
+
     def end(self, number: signal.Signals = signal.SIGINT) -> str:
         """Send a signal, and return what the process printed after the last event that was read."""
         self.process.send_signal(number)
@@ -63,7 +73,8 @@ class Dev:
             text += chunk
         return text.decode() + self.stderr.read_text()
 
-    def _event(self) -> Event:
+    def event(self) -> Event:
+        """The next event."""
         deadline = time.monotonic() + HANG_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(self.stdout, selectors.EVENT_READ)
@@ -85,13 +96,39 @@ def developing(cli: Cli, *arguments: str, **environment: str) -> Iterator[Dev]:
         streams = (nothing.fileno(), writer, errors.fileno())
         process = Forked(["dev", "--json", *arguments], cli.directory, cli.seen(**environment), streams)
     os.close(writer)
+    dev = Dev(cli, process, reader, stderr)
     try:
-        yield Dev(cli, process, reader, stderr)
+        yield dev
     finally:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):
+        # In order, so that no directory is left behind, also by tests that fail.
+        process.terminate()
+        try:
             process.wait(HANG_SECONDS)
-        os.close(reader)
+        finally:
+            process.kill()
+            if dev.stdout >= 0:
+                os.close(dev.stdout)
+
+
+def terminal(cli: Cli, *arguments: str, until: str, columns: int = 80) -> str:
+    """What a command prints on a terminal until a text; then Ctrl-C ends it."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    seen = {k: v for k, v in cli.seen().items() if k != "COLUMNS"}
+    printed = b""
+    with subprocess.Popen(
+        [*REAL, *arguments], cwd=cli.directory, env=seen, stdin=slave, stdout=slave, stderr=slave
+    ) as process:
+        os.close(slave)
+        # Reading fails as soon as no process has the terminal open.
+        with suppress(OSError):
+            while part := os.read(master, 65536):
+                printed += part
+                if until.encode() in printed:
+                    process.send_signal(signal.SIGINT)
+        os.close(master)
+    assert process.returncode == 130, printed.decode(errors="replace")
+    return _STYLES.sub("", printed.decode(errors="replace")).replace("\r\n", "\n")
 
 
 def of(events: list[Event], kind: str) -> list[Event]:

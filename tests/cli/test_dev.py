@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -12,7 +13,8 @@ import pytest
 
 from tests.cli.billing import ENDPOINT, EVENTS, FILES, USAGE_PIPE
 from tests.cli.commands import REAL, Cli
-from tests.cli.dev_process import developing, of, pipes
+from tests.cli.dev_process import developing, of, pipes, terminal
+from tests.support.soak import soak_rounds
 
 pytestmark = pytest.mark.feature
 
@@ -140,3 +142,217 @@ def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: P
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out, out
     assert not left_behind(cli)
+
+
+ROWS = '{"tenant_id": 7, "event": "call"}\n{"tenant_id": 9, "event": "view", "units": 4}\n'
+
+
+def test_sample_rows_of_a_file(cli: Cli) -> None:
+    rows = cli.directory.parent / "elsewhere" / "rows.ndjson"
+    rows.parent.mkdir()
+    rows.write_text(ROWS)
+    with developing(cli, "--data", f"events={rows}", "--rows", "1") as dev:
+        usage = pipes(events := dev.round())["usage"]
+        assert usage["rows"] == 2 and usage["data"] == [{"event": "call", "events": 1, "units": 1}]
+        assert events[-1]["sample_rows"] == 2
+        # Every bad row is reported; the others are loaded.
+        dev.replace("new_rows", f'{ROWS}\n{{"tenant_id": 7, "units": "many"}}\n{{"tenant_id": 7, "units": -1}}\n')
+        (cli.directory / "new_rows").replace(rows)
+        events = dev.round()
+        problems = of(events, "problem")
+        assert [(e["code"], e["file"], e["line"]) for e in problems] == [("RK5001", str(rows), n) for n in (4, 5)]
+        assert "units" in problems[0]["error"] and "many" in problems[0]["error"]
+        assert events[-1]["state"] == "current" and events[-1]["sample_rows"] == 2 and "usage" in pipes(events)
+        rows.unlink()
+        events = dev.round()
+        assert of(events, "problem")[0]["code"] == "RK1008" and events[-1]["state"] == "kept"
+
+
+def test_a_tenant_sees_its_own_rows(cli: Cli) -> None:
+    with developing(cli, "--tenant", "7") as dev:
+        results = pipes(dev.round())
+        assert results["usage"]["data"] == [CALLS] and results["usage_pipe"]["rows"] == 1
+        assert results["usage"]["tenant"] == "7"
+    with developing(cli, "--tenant", "seven") as dev:
+        events = dev.round()
+        assert of(events, "problem")[0]["code"] == "RK3005" and events[-1]["state"] == "none"
+
+
+@pytest.mark.parametrize("option", ["events", "events=", "=rows.ndjson", ".rookery/data"])
+def test_an_option_without_a_datasource_is_refused(cli: Cli, option: str) -> None:
+    assert "RK7002" in cli("dev", "--data", option, code=2).err
+
+
+def test_a_data_directory_is_not_used(cli: Cli) -> None:
+    with developing(cli, ROOKERY_DATA="/nonexistent/data", ROOKERY_URL="http://127.0.0.1:1") as dev:
+        assert dev.round()[-1]["state"] == "current"
+    assert not left_behind(cli)
+    assert "RK7004" in Cli(cli.directory.parent, cli.environment)("dev", code=1).err
+
+
+PARAMETERS = """
+sql: |
+  SELECT event FROM usage_daily
+  WHERE event = {{ String(event, example='export') }}
+    AND units > {{ UInt64(least, PLACE) }}
+"""
+
+
+def test_parameters_have_their_examples(cli: Cli) -> None:
+    cli.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "1")})
+    with developing(cli) as dev:
+        chosen = pipes(dev.round())["chosen"]
+        assert chosen["data"] == [{"event": "export"}] and chosen["parameters"] == {"event": "export"}
+        events = dev.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "required=True")})
+        (problem,) = of(events, "problem")
+        assert (problem["code"], problem["file"]) == ("RK4007", "endpoints/chosen.yaml") and problem["line"]
+        assert "example" in problem["hint"] and events[-1]["state"] == "current"
+
+
+STATES = """
+columns:
+  - {name: event, type: String}
+  - {name: units, type: "AggregateFunction(sum, UInt64)"}
+engine: {type: AggregatingMergeTree, sorting_key: [event]}
+shared: true
+"""
+STATES_PIPE = """
+sql: SELECT toString(event) AS event, sumState(units) AS units FROM events GROUP BY event
+materialize: {target: states}
+"""
+STANDARD = "sql: SELECT event, units FROM events\ntype: standard\n"
+FAILING = "sql: |\n  SELECT\n    throwIf(units > 4, 'too many') AS failed\n  FROM parts\n"
+
+
+def test_every_kind_of_pipe(cli: Cli) -> None:
+    cli.write({"datasources/states.yaml": STATES, "pipes/states_pipe.yaml": STATES_PIPE})
+    cli.write({"pipes/parts.yaml": STANDARD, "endpoints/failing.yaml": FAILING})
+    with developing(cli) as dev:
+        events = dev.round()
+        results = pipes(events)
+        states = {row["event"]: row["units"] for row in results["states_pipe"]["data"]}
+        assert states == {"call": 5, "export": 18446744073709551615}
+        assert results["parts"]["kind"] == "standard" and results["parts"]["rows"] == 3
+        (problem,) = of(events, "problem")
+        assert (problem["file"], bool(problem["line"])) == ("endpoints/failing.yaml", True)
+        assert events[-1]["state"] == "current"
+        events = dev.write({"pipes/parts.yaml": STANDARD.replace("units FROM", "1 AS units FROM")})
+        assert set(pipes(events)) == {"parts", "failing"} and events[-1]["errors"] == 0
+
+
+def test_a_project_that_begins_broken_and_grows(cli: Cli) -> None:
+    """Folders may be created, replaced and removed at any time."""
+    (cli.directory / "endpoints/usage.yaml").unlink()
+    (cli.directory / "endpoints").rmdir()
+    cli.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("events GROUP", "eventz GROUP")})
+    with developing(cli) as dev:
+        events = dev.round()
+        assert events[-1]["state"] == "none" and events[-1]["errors"] >= 1
+        assert set(pipes(dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE}))) == {"usage_pipe", "kinds_pipe"}
+        other = cli.directory / "elsewhere"
+        other.mkdir()
+        (other / "usage.yaml").write_text(ENDPOINT)
+        other.rename(cli.directory / "endpoints")
+        assert list(pipes(dev.round())) == ["usage"]
+        (cli.directory / "endpoints").rename(other)
+        events = dev.round()
+        assert of(events, "changed")[0]["files"] == ["endpoints/usage.yaml"] and not pipes(events)
+        assert dev.write({"tests/usage.yaml": "tests: ["})[-1]["state"] == "kept"
+        assert dev.write({"tests/usage.yaml": TESTS})[-1]["errors"] == 0
+
+
+def test_the_tests_of_what_changed_are_run(cli: Cli) -> None:
+    other = "tests:\n  - {name: a query, sql: SELECT 1 AS one, expect: [{one: 1}]}\n"
+    kinds = "  - {name: kinds, endpoint: kinds_seen, expect: []}\n"
+    cli.write({"tests/other.yaml": other + kinds, "endpoints/kinds_seen.yaml": "sql: SELECT event FROM kinds\n"})
+    with developing(cli, "--test") as dev:
+        events = dev.round()
+        assert {e["name"] for e in of(events, "test")} == {"usage of tenant 7", "a query", "kinds"}
+        assert (events[-1]["tests"], events[-1]["failed_tests"]) == (3, 0)
+        events = dev.write({"endpoints/usage.yaml": ENDPOINT.replace("sum(units)", "1 + sum(units)")})
+        assert {e["name"] for e in of(events, "test")} == {"usage of tenant 7", "a query"}
+        assert events[-1]["failed_tests"] == 1 and events[-1]["state"] == "current"
+        failed = next(e for e in of(events, "test") if not e["passed"])
+        assert failed["file"] == "tests/usage.yaml" and failed["line"]
+        events = dev.write({"tests/usage.yaml": TESTS.replace("units: 5", "units: 6")})
+        assert {e["name"] for e in of(events, "test")} == {"usage of tenant 7"} and not events[-1]["failed_tests"]
+        events = dev.write({"tests/usage.yaml": TESTS.replace("endpoint: usage", "endpoint: usagee")})
+        assert of(events, "problem")[0]["code"] == "RK1010" and of(events, "problem")[0]["line"]
+
+
+def test_replaced_workspaces_are_dropped(cli: Cli) -> None:
+    with developing(cli, "--test") as dev:
+        dev.round()
+        for n in range(3):
+            dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("count() AS", f"{n} + count() AS")})
+        metadata = next(cli.directory.parent.glob("rookery-dev-*/data/metadata"))
+        workspaces = {path.name.split("_")[0].removesuffix(".sql") for path in metadata.glob("test*")}
+        assert len(workspaces - {"test"}) == 1, workspaces
+
+
+def test_warnings_are_reported_once(cli: Cli) -> None:
+    cli.write({"pipes/notes.yml": "sql: SELECT 1 AS one\n", "elsewhere.yaml": "columns: []\n"})
+    (cli.directory / "pipes/notes.yml").unlink()
+    with developing(cli) as dev:
+        events = dev.round()
+        (warning,) = of(events, "problem")
+        assert (warning["level"], warning["code"], events[-1]["warnings"]) == ("warning", "RK1018", 1)
+        events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
+        assert not of(events, "problem") and events[-1]["warnings"] == 1 and events[-1]["errors"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+def test_other_signals_leave_nothing_behind(cli: Cli, number: signal.Signals) -> None:
+    with developing(cli) as dev:
+        dev.round()
+        assert "Traceback" not in dev.end(number)
+        assert dev.process.returncode == 128 + number and not left_behind(cli)
+
+
+def test_a_second_signal_does_not_wait_for_a_query(cli: Cli) -> None:
+    slow = "sql: SELECT count() AS n FROM events AS a, numbers(100000000) AS b, numbers(100000) AS c WHERE NOT b.number = c.number\n"
+    cli.write({"endpoints/slow.yaml": slow})
+    with developing(cli, ROOKERY_MAX_SECONDS="100") as dev:
+        while dev.event()["event"] != "result":
+            pass
+        dev.process.send_signal(signal.SIGINT)
+        assert "Traceback" not in dev.end(signal.SIGTERM)
+        assert dev.process.returncode == 130 and not left_behind(cli)
+
+
+def test_a_closed_pipe_ends_it(cli: Cli) -> None:
+    with developing(cli) as dev:
+        dev.round()
+        dev.close()
+        dev.replace("endpoints/usage.yaml", ENDPOINT + "\n")
+        assert dev.process.wait(120) == 128 + signal.SIGPIPE
+        assert dev.stderr.read_text() == "" and not left_behind(cli)
+
+
+ROUNDS = soak_rounds(2)
+
+
+@pytest.mark.soak
+def test_an_interrupt_at_any_moment(cli: Cli, tmp_path: Path) -> None:
+    chance = random.Random("dev")
+    for _ in range(ROUNDS):
+        process = subprocess.Popen(
+            [*REAL, "dev", "--test"], cwd=cli.directory, env=cli.seen(), stdout=-1, stderr=-1, text=True
+        )
+        time.sleep(chance.uniform(0.2, 6))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert "Traceback" not in out + err and process.returncode in (130, -signal.SIGINT), err
+        assert not left_behind(cli)
+
+
+def test_text_fits_eighty_columns(cli: Cli) -> None:
+    wide = ", ".join(f"{n} AS column_{n}" for n in range(20))
+    long = f"sql: SELECT 'some words of a long text that wraps ' || repeat('and more ', 30) AS text, {wide} FROM events\n"
+    cli.write({"endpoints/long.yaml": long, "endpoints/wrong.yaml": "sql: SELECT nothing_of_this_name FROM events\n"})
+    text = terminal(cli, "dev", "--test", until="nothing works yet")
+    (cli.directory / "endpoints/wrong.yaml").unlink()
+    text += terminal(cli, "dev", "--test", until="up to date")
+    assert "nothing_of_this_name" in text and "not shown: column_" in text and "usage of tenant 7" in text
+    too_long = [line for line in text.splitlines() if len(line) > 80]
+    assert not too_long
