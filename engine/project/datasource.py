@@ -17,6 +17,7 @@ from engine.project.fields import (
     Flag,
     IndexType,
     JsonPath,
+    Key,
     Prose,
     Settings,
     TokenName,
@@ -78,8 +79,8 @@ class Engine(Located):
     sorting_key: Expressions = Field(
         default=(), description="Order of rows; a tenant column, if there is one, comes first."
     )
-    partition_key: Clause = Field(default="", description="Expression that splits the table into partitions.")
-    primary_key: Clause = Field(default="", description="Prefix of the sorting key that the primary index stores.")
+    partition_key: Key = Field(default="", description="Expression that splits the table into partitions.")
+    primary_key: Key = Field(default="", description="Prefix of the sorting key that the primary index stores.")
     sampling_key: Clause = Field(default="", description="Expression for SAMPLE.")
     ttl: Clause = Field(default="", description="When rows are removed, such as `timestamp + INTERVAL 90 DAY`.")
     settings: Settings = Field(default=(), description="Settings of the table.")

@@ -162,6 +162,22 @@ def _expressions(value: Any) -> Any:
     return value
 
 
+def _key(value: Any) -> Any:
+    """Write several expressions, given as a list or with commas, as one tuple."""
+    if isinstance(value, str):
+        text = str(_optional(value))
+        try:
+            parts = split_list(text)
+        except ValueError:
+            # Reported with the engine's reason, like any other expression that it refuses.
+            return text
+        return f"({', '.join(parts)})" if len(parts) > 1 else text
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        parts = _expressions(value)
+        return f"({', '.join(parts)})" if len(parts) > 1 else "".join(parts)
+    return value
+
+
 def _settings(value: Any) -> Any:
     """Check names and values of table settings, and sort them, so that their order is not a change."""
     if isinstance(value, tuple):
@@ -226,6 +242,12 @@ Expressions = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """Several expressions, written as a list or as one string with commas."""
+Key = Annotated[
+    str,
+    BeforeValidator(_key),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+"""Like `Expressions`, as the engine writes it; empty when the key is absent."""
 Settings = Annotated[
     tuple[tuple[str, str], ...],
     BeforeValidator(_settings),

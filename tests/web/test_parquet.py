@@ -198,3 +198,96 @@ def test_many_rows_in_several_parts(orders: Orders) -> None:
     assert orders.send(rows).json()["rows"] == len(rows)
     found = orders.stored("id, length(skus), attrs['k'] = toString(id)")
     assert found == [[n, n % 3, n % 2] for n in range(len(rows))]
+
+
+TYPES = {
+    "id": "UInt8",
+    "address": "IPv4",
+    "sometimes": "Nullable(IPv4)",
+    "addresses": "Array(IPv4)",
+    "address6": "IPv6",
+    "huge": "UInt256",
+    "negative": "Int128",
+    "some_huge": "Nullable(Int256)",
+    "huges": "Array(UInt128)",
+    "nested": "Array(Array(Nullable(UInt256)))",
+    "label": "Enum8('a' = 1, 'b' = 2)",
+    "uid": "UUID",
+    "fixed": "FixedString(16)",
+    "exact": "Decimal(76, 9)",
+    "moment": "DateTime64(9)",
+}
+EXTREMES = {
+    "id": 1,
+    "address": "255.255.255.255",
+    "sometimes": "10.0.0.1",
+    "addresses": ["1.2.3.4", "0.0.0.0"],
+    "address6": "2001:db8::1",
+    "huge": str(2**256 - 1),
+    "negative": str(-(2**127)),
+    "some_huge": -2,
+    "huges": [str(2**128 - 1), 0],
+    "nested": [[str(2**255), None], []],
+    "label": "b",
+    "uid": "0b0e7c5a-1111-4222-8333-0123456789ab",
+    "fixed": "1234567890123456",
+    "exact": "-1234567890123456789.123456789",
+    "moment": "2026-01-01 00:00:00.123456789",
+}
+
+
+def test_rows_of_an_endpoint_can_be_appended_again(inbox: Server) -> None:
+    columns = "".join(f'  - {{name: {name}, type: "{type}"}}\n' for name, type in TYPES.items())
+    table = f"columns:\n{columns}engine: {{sorting_key: [id]}}\n"
+    pipe = "sql: SELECT * FROM exported ORDER BY id\n"
+    inbox.push(
+        {"datasources/exported.yaml": table, "datasources/imported.yaml": table, "pipes/rows_of_exported.yaml": pipe}
+    )
+    inbox.events("exported", [EXTREMES, {"id": 2}])
+    file = inbox.admin("GET", "/v0/pipes/rows_of_exported.parquet").content
+    given = {"mode": "append", "name": "imported", "format": "parquet"}
+    answer = inbox.admin("POST", "/v0/datasources", params=given, content=file).json()
+    assert (answer["rows"], answer["quarantine_rows"]) == (2, 0), answer
+    texts = "SELECT " + ", ".join(f"toString({name}) AS {name}" for name in TYPES) + " FROM {} ORDER BY id"
+    assert inbox.sql(texts.format("imported")) == inbox.sql(texts.format("exported"))
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        (pa.array([16909060], pa.int64()), "1.2.3.4"),
+        (pa.array([2**32 - 1], pa.uint64()), "255.255.255.255"),
+        (pa.array(["1.2.3.4"]), "1.2.3.4"),
+        (pa.array([2**32], pa.int64()), None),
+        (pa.array([-1], pa.int32()), None),
+        (pa.array([1.5]), None),
+    ],
+)
+def test_addresses_as_numbers(inbox: Server, values: pa.Array, stored: str | None) -> None:
+    table = "columns:\n  - {name: a, type: IPv4}\nengine: {sorting_key: [a]}\n"
+    inbox.push({"datasources/addressed.yaml": table})
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": values}), sink)
+    given = {"mode": "append", "name": "addressed", "format": "parquet"}
+    answer = inbox.admin("POST", "/v0/datasources", params=given, content=sink.getvalue()).json()
+    assert answer["quarantine_rows"] == (0 if stored else 1), answer
+    rows = inbox.sql("SELECT a FROM addressed")
+    assert {"a": stored} in rows if stored else not rows
+    inbox.admin("DELETE", "/v0/datasources/addressed?force=true")
+
+
+@pytest.mark.parametrize("width", [4, 16, 20, 32])
+@pytest.mark.parametrize("type", ["UInt128", "Int256", "Array(UInt256)"])
+def test_binary_values_of_another_length_go_to_quarantine(inbox: Server, type: str, width: int) -> None:
+    inbox.push(
+        {"datasources/wide.yaml": f'columns:\n  - {{name: a, type: "{type}"}}\nengine: {{sorting_key: [a]}}\n'}
+    )
+    values = pa.array([b"\1" * width], pa.binary(width))
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": pa.ListArray.from_arrays([0, 1], values) if "Array" in type else values}), sink)
+    given = {"mode": "append", "name": "wide", "format": "parquet"}
+    answer = inbox.admin("POST", "/v0/datasources", params=given, content=sink.getvalue())
+    assert answer.status_code == 200, answer.text
+    fits = str(width * 8) in type
+    assert (answer.json()["rows"], answer.json()["quarantine_rows"]) == ((1, 0) if fits else (0, 1)), answer.text
+    inbox.admin("DELETE", "/v0/datasources/wide?force=true")

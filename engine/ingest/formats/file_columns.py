@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import pyarrow as pa
@@ -15,8 +15,25 @@ from engine.ingest.formats.parquet_process import READ_ERRORS
 from engine.ingest.formats.parquet_shapes import is_list
 from engine.warehouse.port import Input
 
-SourceType = Literal["text", "texts", "integer", "float", "date", "timestamp", "other", "null"]
-"""The types of Parquet columns that staging distinguishes. `texts` are lists of texts."""
+SourceType = Literal[
+    "text",
+    "texts",
+    "integer",
+    "float",
+    "date",
+    "timestamp",
+    "bytes16",
+    "bytes16s",
+    "bytes32",
+    "bytes32s",
+    "other",
+    "null",
+]
+"""The types of Parquet columns that staging distinguishes. `bytes16` and `bytes32` are binary values of that length. A
+plural is a list of such values.
+"""
+ELEMENTS: Mapping[SourceType, SourceType] = {"texts": "text", "bytes16s": "bytes16", "bytes32s": "bytes32"}
+"""The types of the elements of lists."""
 MAX_HEADER_BYTES = 256 << 10
 """Longest first line of a CSV file. Headers are kept in memory while their files' bad rows are explained."""
 PARQUET_MAGIC = b"PAR1"
@@ -98,7 +115,8 @@ def _source_type(type: pa.DataType) -> SourceType:
     if pa.types.is_dictionary(type):
         type = type.value_type
     if is_list(type):
-        return "texts" if _source_type(type.value_type) in ("text", "texts") else "other"
+        element = _source_type(type.value_type)
+        return next((many for many, one in ELEMENTS.items() if element in (many, one)), "other")
     predicates: list[tuple[SourceType, Callable[[pa.DataType], bool]]] = [
         ("null", pa.types.is_null),
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),
@@ -109,5 +127,7 @@ def _source_type(type: pa.DataType) -> SourceType:
         ("text", pa.types.is_decimal),
         ("date", pa.types.is_date),
         ("timestamp", pa.types.is_timestamp),
+        ("bytes16", lambda t: pa.types.is_fixed_size_binary(t) and t.byte_width == 16),
+        ("bytes32", lambda t: pa.types.is_fixed_size_binary(t) and t.byte_width == 32),
     ]
     return next((source_type for source_type, matches in predicates if matches(type)), "other")

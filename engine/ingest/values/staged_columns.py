@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.ingest.formats.file_columns import SourceType
+from engine.ingest.formats.file_columns import ELEMENTS, SourceType
 from engine.ingest.row_expressions import flag_check
 from engine.ingest.values.fast_path import fast_checks_of
 from engine.ingest.values.json_paths import stage_nested
@@ -78,7 +78,7 @@ class ColumnStager:
         """Stage a value at the top level of an event, or in a file's column."""
         type = parse_type(column.type)
         source_type = self._source_type(column, type)
-        if column.lists and source_type in ("other", "texts") and self.format is Input.PARQUET:
+        if column.lists and source_type in ("other", *ELEMENTS) and self.format is Input.PARQUET:
             return stage_collected_values(column, name, source_type)
         if source_type == "null":
             # The stage's column gets a name that the file does not have, so that its default applies.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.ingest.formats.file_columns import SourceType
+from engine.ingest.formats.file_columns import ELEMENTS, SourceType
 from engine.ingest.values.composite_types import each
 from engine.ingest.values.staging_rules import ColumnRules, Sql, StagedColumn, WideType
 from engine.ingest.values.wide_types import NULLABLE, bare, or_null, wide_type_of
@@ -36,9 +36,9 @@ def stage_collected_values(column: Column, name: str, source_type: SourceType) -
 
 
 def _source_of_element(element: Type, source_type: SourceType) -> SourceType:
-    if source_type != "texts":
+    if source_type not in ELEMENTS:
         return "other"
-    return "texts" if element.kind == "Array" else "text"
+    return source_type if element.kind == "Array" else ELEMENTS[source_type]
 
 
 def _element_type(column: Column) -> Type:

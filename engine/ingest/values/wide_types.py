@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from engine.ingest.formats.file_columns import SourceType
+from engine.ingest.formats.file_columns import ELEMENTS, SourceType
 from engine.ingest.values.composite_types import composite
 from engine.ingest.values.staging_rules import Sql, WideType
 from engine.schema import literal
@@ -81,14 +81,22 @@ def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: Sou
 
 def _source_of_part(part: Type, type: Type, source_type: SourceType | None) -> SourceType | None:
     """The type in the file of the elements of a list, map or tuple."""
-    if source_type == "texts" and type.kind == "Array":
-        return "texts" if part.kind == "Array" else "text"
+    if source_type is not None and source_type in ELEMENTS and type.kind == "Array":
+        return source_type if part.kind == "Array" else ELEMENTS[source_type]
     return "other" if source_type else None
 
 
 def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
     """Return how values of a file's typed column are staged. Values of another kind are staged as text."""
     kind = type.kind
+    if kind.endswith(("Int128", "Int256")) and source_type == f"bytes{int(kind[-3:]) // 8}":
+        # ClickHouse writes these integers as their bytes, and reads them back only in their own type.
+        return None
+    if kind == "IPv4" and source_type == "integer":
+        # ClickHouse writes these addresses as numbers.
+        return WideType("Int128", lambda v: f"({v} BETWEEN 0 AND {2**32 - 1})", lambda v: f"toIPv4(toUInt32({v}))")
+    if source_type.startswith("bytes"):
+        source_type = "other"
     if kind in DATE_RANGES and source_type in ("date", "other"):
         return _typed_day(kind)
     if kind in DATE_RANGES and source_type == "timestamp":
