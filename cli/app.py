@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ from cli import (
 from cli.dev import command as dev
 from cli.options import options
 from cli.testing import command as testing
-from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
+from engine.errors import DISK_FULL, INTERNAL, NO_FILE, USAGE, RookeryError
 
 EXIT_CODES = {
     0: "done",
@@ -165,8 +166,9 @@ def run() -> None:
         _print_error(error)
         sys.exit(exit_code(error))
     except OSError as exc:
-        _print_error(file_error(exc))
-        sys.exit(1)
+        error = file_error(exc)
+        _print_error(error)
+        sys.exit(exit_code(error))
 
 
 def unfinished(arguments: list[str]) -> str | None:
@@ -199,6 +201,9 @@ def file_error(exc: OSError) -> RookeryError:
     if isinstance(exc, FileNotFoundError) and _is_directory_gone():
         message = "the current directory does not exist: it was removed or renamed"
         return RookeryError(NO_FILE, message, hint="change to a directory that exists")
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"the disk of {exc.filename} is full" if exc.filename else "the disk is full"
+        return RookeryError(DISK_FULL, message, hint="free space on it, then run the command again")
     if exc.filename is None:
         return RookeryError(INTERNAL, str(exc))
     message = f"{exc.filename} cannot be used: {exc.strerror}"

@@ -46,7 +46,8 @@ def announce_start(settings: Settings) -> bool:
     Returns whether the directory's last server was killed: it left its file behind.
     """
     content = _read(settings)
-    if content is not None and _is_alive(_pid(content)):
+    # In a container, a killed server often had the same number as this process.
+    if content is not None and _pid(content) != os.getpid() and _is_alive(_pid(content)):
         return False
     _write(settings, None)
     return content is not None and content.get("identity") == _identity(settings)

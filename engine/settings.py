@@ -382,10 +382,17 @@ def private_directory(path: Path) -> None:
 
 
 def private_file(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, atomically. Its directory becomes private as well."""
+    """Write a file that only its owner can read, atomically. Its directory becomes private as well.
+
+    Raises OSError with the file's name; the file is unchanged then.
+    """
     private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc

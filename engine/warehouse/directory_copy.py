@@ -125,7 +125,7 @@ class DirectoryCopy:
                 elif not entry.is_dir(follow_symlinks=False):
                     shutil.copyfile(entry.path, target / entry.name)
                 elif Part.of(entry.name) is None:
-                    shutil.copytree(entry.path, target / entry.name)
+                    _copy_tree(Path(entry.path), target / entry.name)
 
     def _copy_metadata(self) -> None:
         """Copy the definitions of databases and tables, the links to them, and the layout version."""
@@ -222,6 +222,16 @@ def _link_tree(source: Path, target: Path) -> None:
                 _link_tree(Path(entry.path), target / entry.name)
             else:
                 _link(entry.path, target / entry.name)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory. Unlike `shutil.copytree`, raises the first error itself, with its number."""
+    target.mkdir(parents=True)
+    for entry in _entries(source):
+        if entry.is_dir(follow_symlinks=False):
+            _copy_tree(Path(entry.path), target / entry.name)
+        else:
+            shutil.copyfile(entry.path, target / entry.name)
 
 
 def _link(source: str, target: Path) -> None:

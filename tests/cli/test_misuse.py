@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.app import exit_code, unfinished
-from cli.state_files import announce_start, announced, server_file
+from cli.app import exit_code, file_error, unfinished
+from cli.state_files import announce, announce_start, announced, server_file
 from engine.errors import RookeryError, codes
-from engine.settings import load, private_directory
+from engine.settings import load, private_directory, private_file
 from tests.cli.commands import Cli, for_server
 from tests.support.compiling import BASE
 from tests.support.server import ROOT, Server
@@ -170,3 +171,38 @@ def test_removing_a_pipe_names_the_target_that_it_filled(cli: Cli) -> None:
     assert "`daily` keeps its rows, but no pipe fills it" in cli("pipe", "rm", "sums", "--force", "--dry-run").err
     assert cli("pipe", "rm", "sums", "--force", "--dry-run", "--json").json["unfilled"] == ["daily"]
     assert "unfilled" not in cli("pipe", "rm", "usage", "--force", "--dry-run", "--json").json
+
+
+def test_a_killed_server_with_the_number_of_this_process_is_recognized(tmp_path: Path) -> None:
+    """In a container the server has the same number after every restart."""
+    settings = load(data=tmp_path / ".rookery" / "data")
+    private_directory(settings.state_directory)
+    assert not announce_start(settings)
+    announce(settings, "http://127.0.0.1:1")
+    assert announce_start(settings)
+    found = announced(settings)
+    assert found is not None
+    assert found.url is None, "commands wait for the start instead of the old address"
+
+
+@pytest.mark.feature
+def test_a_full_disk_is_named_and_leaves_no_half_of_a_private_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".rookery" / "server.json"
+    private_file(file, "old")
+
+    def full(*_: object, **__: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.settings.os.fdopen", full)
+        with pytest.raises(OSError, match=r"server\.json") as caught:
+            private_file(file, "new")
+    error = file_error(caught.value)
+    assert (error.code.id, exit_code(error)) == ("RK6008", 1)
+    assert str(file) in error.message
+    assert error.hint
+    assert [p.name for p in file.parent.iterdir()] == ["server.json"]
+    assert file.read_text() == "old"
+    assert file_error(OSError(errno.ENOSPC, "full")).code.id == "RK6008"

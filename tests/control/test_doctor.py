@@ -212,6 +212,12 @@ def test_interrupted_changes_are_reported(billing: Billing) -> None:
         registry.write("tenant", {"5": {**body, "state": state}})
         assert one(billing, "unfinished-tenant").hint == f"rookery tenant {remedy} 5"
     registry.remove("tenant", ["5"])
+    own = registry.read("tenant")[str(OWN[0])]
+    registry.write("tenant", {str(OWN[0]): {**own, "state": "removing"}})
+    checks = [f.check for f in examination.examine(billing.workspace).findings]
+    assert "unfinished-tenant" in checks
+    assert not {"orphan", "unknown-nest"} & {*checks}, "the tables that the removal left need no other remedy"
+    registry.write("tenant", {str(OWN[0]): own})
     journal = RegistryJournal(registry)
     note = Backfill("h", "main_nest_1._rk_usage_pipe", "s", "SELECT 1", ("a",), "t", ((0, 10), (10, 20)))
     journal.record([note])

@@ -101,7 +101,7 @@ def quarantined(context: Context) -> Iterator[Finding]:
         live = context.live.tables.get(Name(context.workspace.name, table))
         if live is not None and live.mark is not None and live.mark.kind == "quarantine":
             why = f"{rows:,} rows of {live.mark.resource} are in quarantine"
-            yield warning("quarantine", live.name, why, f"GET /v0/datasources/{live.mark.resource}/quarantine")
+            yield warning("quarantine", live.name, why, f"rookery quarantine ls {live.mark.resource}")
 
 
 def unfinished_history(context: Context) -> Iterator[Finding]:

@@ -43,7 +43,8 @@ def pooled_only(context: Context) -> Iterator[Finding]:
 
 def orphans(context: Context) -> Iterator[Finding]:
     """Every object of the workspace is declared by a file or needed by a tenant."""
-    nests = _nests(context)
+    # What an interrupted change of a tenant left is part of the finding `unfinished-tenant`.
+    nests = _nests(context, "ready")
     live, desired = context.live, context.desired
     state = {n for n, t in live.tables.items() if t.mark is not None and t.mark.kind == "state"}
     for name in sorted({*live.tables, *live.views} - {*desired.tables, *desired.views} - state):
@@ -64,9 +65,10 @@ def unknown_nests(context: Context) -> Iterator[Finding]:
         yield warning("unknown-nest", database, why, "rookery plan --prune shows what would be dropped")
 
 
-def _nests(context: Context) -> set[str]:
-    """The databases of existing tenants' nests."""
-    nests = {t.nest(context.workspace.name) for t in context.snapshot.tenants.values()}
+def _nests(context: Context, state: str | None = None) -> set[str]:
+    """The databases of existing tenants' nests, or only of tenants in one state."""
+    tenants = context.snapshot.tenants.values()
+    nests = {t.nest(context.workspace.name) for t in tenants if state in (None, t.state)}
     return {nest for nest in nests if nest is not None}
 
 
