@@ -26,7 +26,7 @@ from engine.warehouse.errors import file_error
 from engine.warehouse.unfinished import BACKUP, VERIFY, unfinished_directory, unfinished_file
 
 DOCTOR = ("-m", "cli.main", "--json", "doctor", "--deep", "--data")
-"""Arguments of Python that examine the data directory which follows."""
+"""Python arguments that run the doctor on a data directory, whose path follows."""
 
 
 def new_file(target: Path) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"`(\w{1,200})`")
 _MISSING = frozenset({UNKNOWN_PIPE.id, UNKNOWN_DATASOURCE.id, UNKNOWN_RESOURCE.id})
-"""Codes of the server for a resource that does not exist."""
+"""Error codes for a resource that does not exist."""
 
 
 @contextmanager
@@ -39,9 +39,9 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
 
 
 def _unpushed_file(message: str) -> Path | None:
-    """The file in the project of the resource that the server's message names; None without one."""
+    """The project's file of the resource that the server's message names; None if it has no file."""
     if (name := _NAME.search(message)) is None:
         return None
-    # Of the folders only the first level: a project directory may be inside a much larger one.
+    # Search only the first level of each folder: a project directory may contain much more than the project.
     files = (options.project / folder / f"{name[1]}.yaml" for folder in ("datasources", "pipes", "endpoints"))
     return next((file for file in files if file.is_file()), None)

@@ -91,7 +91,7 @@ class Connection:
             raise _unreachable(self.url, exc) from exc
 
     def watched(self, path: str, body: Any, progress: output.Update, planned: Callable[[Any], None] = _ignore) -> Any:
-        """The result of a POST of long work. See `watch`."""
+        """The result of a POST that starts long work. See `watch`."""
         return self.watch("POST", path, progress, planned, json=body)
 
     def watch(
@@ -116,7 +116,7 @@ class Connection:
                     return {}
                 if NDJSON not in response.headers.get("content-type", ""):
                     return orjson.loads(response.read())
-                # Read to its end, even after the result: otherwise the server sees a client that has left.
+                # Read to its end, even after the result: otherwise the server sees a client that has disconnected.
                 result: list[Any] = []
                 for line in response.iter_lines():
                     event = orjson.loads(line)
@@ -234,7 +234,7 @@ class Wait:
 
 
 def is_held(exc: RookeryError) -> bool:
-    """Whether another process holds the directory, which may be free later."""
+    """Whether the error says that another process holds the directory, so that a later attempt may succeed."""
     return exc.code.id == DIRECTORY_BUSY.id and "Retry-After" in exc.headers
 
 
@@ -286,7 +286,7 @@ def is_running(url: str) -> bool:
 
 
 def needs_certificates(url: str) -> bool:
-    """Whether a connection needs the certificates of authorities. Loading them takes a while."""
+    """Whether a connection needs CA certificates, which take a while to load."""
     return not url.lower().startswith("http://")
 
 

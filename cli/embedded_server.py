@@ -93,7 +93,7 @@ def serving(workspace: Workspace) -> Iterator[str]:
 def serve(settings: Settings, *, was_killed: bool = False) -> None:
     """Serve until stopped. Running requests finish after the signal to stop.
 
-    `was_killed` says that the directory's last server did not stop in order, which is logged.
+    `was_killed` says that the directory's last server did not shut down properly, which is logged.
     """
     logs.configure(settings.log_level, as_json=settings.log_json, file=_log_file(settings))
     listening = _listen(settings)

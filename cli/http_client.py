@@ -1,4 +1,4 @@
-"""The HTTP client, without the command line that it includes.
+"""Imports the HTTP client (httpx) without its own command line.
 
 httpx imports its own command line if possible, including Click, Rich and Pygments, which take most of its import
 time.

@@ -1,4 +1,4 @@
-"""The command `log`: shows the log files of this directory's server, also while it is down."""
+"""The command `log`: shows the log files of this directory's server, even while it is down."""
 
 from __future__ import annotations
 

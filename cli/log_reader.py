@@ -22,7 +22,7 @@ from engine.settings import Settings
 
 DEFAULT_LINES = 100
 POLL_SECONDS = 0.25
-"""Interval at which new lines are looked for."""
+"""Seconds between two checks for new lines."""
 _AGE = re.compile(r"(\d{1,6})([smhd])")
 _STYLES = {"warning": "yellow", "error": "red"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -64,7 +64,7 @@ def _moment(text: str) -> datetime:
 
 
 def show(settings: Settings, selection: Selection, *, follow: bool, json_lines: bool) -> None:
-    """Print the selected lines; with `follow`, also those that are still to come, until interrupted.
+    """Print the selected lines; with `follow`, wait for further ones until interrupted.
 
     Raises RK1008 if the log file does not exist.
     """

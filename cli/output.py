@@ -17,13 +17,13 @@ from engine.errors import USAGE, Problems, RookeryError, published_page
 
 Part = str | tuple[str, str | None]
 """Part of a line: text, or text and its style."""
-# Texts come from senders of rows, and a terminal would obey the control sequences in them.
+# Text may come from senders of rows, and a terminal would obey control sequences in it.
 _VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t\r"}
 MAX_PAGES = 3
-"""Pages of documentation that are named after errors."""
+"""Maximum number of documentation pages that are listed after errors."""
 _TSV = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _ASCII = str.maketrans({"–": "-", "…": "...", "→": "->", "·": "-", "×": "x"})
-"""What stands in for our own characters on a terminal that only has ASCII."""
+"""ASCII replacements for rookery's own non-ASCII characters, for terminals that have only ASCII."""
 
 
 def prepare() -> None:
@@ -49,7 +49,7 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
 
 
 def _printable(text: str, stream: TextIO | None) -> str:
-    """A text without control characters, in the characters of the stream."""
+    """Text without control characters, in characters that the stream can encode."""
     visible = text.translate(_VISIBLE)
     if visible.isascii() or stream is None or (stream.encoding or "").lower().startswith("utf"):
         return visible
@@ -92,7 +92,7 @@ def table(
     empty: str = "nothing yet",
     number: str = ",",
 ) -> None:
-    """Print rows under their column names; `empty` is the message without rows.
+    """Print rows under their column names; `empty` is the message if there are no rows.
 
     On a terminal the table fits its width, and integers have the format `number`. Otherwise, the output has
     tab-separated values with all columns.

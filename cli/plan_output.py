@@ -34,7 +34,7 @@ def show(result: Mapping[str, Any], *, diff: bool = True) -> None:
 
 
 def show_warnings(result: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
-    """Print the warnings of a push that are not `known`. Returns the texts of all of them."""
+    """Print the warnings of a push that are not `known`. Returns the text of each warning."""
     texts = []
     for warning in result.get("warnings", []):
         place = f"{warning['place']}: " if warning.get("place") else ""

@@ -16,7 +16,7 @@ TEXT_WIDTH = 20
 WORD_WIDTH = 40
 """Words up to this width are not divided."""
 TEXT_LINES = 4
-"""Lines of a text in a list. Longer texts are shortened in the middle."""
+"""Maximum number of lines of text in a cell. Longer text is shortened in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _widths(grid: _Grid, width: int | None) -> list[int] | None:
     spare = room - sum(least)
     if spare < 0:
         return None
-    # The narrowest texts get what they need first, so that the space that is left is shared by the long ones.
+    # The narrowest columns of text get what they need first; the others share the remaining space.
     wanting = sorted((i for i in range(len(natural)) if natural[i] > least[i]), key=lambda i: natural[i] - least[i])
     for position, i in enumerate(wanting):
         given = min(natural[i] - least[i], spare // (len(wanting) - position))
@@ -128,7 +128,7 @@ def _longest_word(texts: Any) -> int:
 
 
 def _joined(parts: Sequence[Sequence[str]], widths: Sequence[int], numeric: Sequence[bool]) -> str:
-    """One row, which has as many lines as its highest cell."""
+    """One row, which has as many lines as its tallest cell."""
     lines = []
     for number in range(max(map(len, parts))):
         texts = []
@@ -156,7 +156,7 @@ def _records(grid: _Grid, width: int) -> list[str]:
 
 
 def _text_lines(text: str, width: int, most: int) -> list[str]:
-    """A text in lines of a width. If there are more than `most` lines (0 for any number), its middle is left out."""
+    """Text wrapped to a width. If it has more than `most` lines (0 for any number), its middle is left out."""
     lines = [line for part in text.split("\n") for line in wrapped(part, width)]
     if not most or len(lines) <= most:
         return lines

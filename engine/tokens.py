@@ -30,7 +30,7 @@ RESOURCE_SCOPES = ("PIPES:READ", "DATASOURCES:READ", "DATASOURCES:APPEND")
 """Scope types for one resource."""
 SCOPE_TYPES = WORKSPACE_SCOPES + RESOURCE_SCOPES
 JWT_SCOPES = frozenset({*RESOURCE_SCOPES, "METRICS:READ", "READ:ALL"})
-"""Scope types that a JWT can have. Everyone with the signing key can sign JWTs, which cannot be revoked singly, so
+"""Scope types that a JWT can have. Anyone with the signing key can sign JWTs, and a single JWT cannot be revoked, so
 they cannot change files, tenants or tokens.
 """
 RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,119}")
@@ -62,7 +62,7 @@ class Scope:
 
     @staticmethod
     def of(body: Any) -> Scope:
-        """Build a scope from plain data. Raises RK4018, also for unknown keys."""
+        """Build a scope from plain data. Raises RK4018 if it is not valid or has unknown keys."""
         if not isinstance(body, dict) or set(body) - {"type", "resource", "filter", "fixed_params"}:
             message = "a scope must be an object with the keys type, resource, filter and fixed_params"
             raise RookeryError(BAD_SCOPE, message)

@@ -76,7 +76,7 @@ class _SharedWarehouse:
         return getattr(self._warehouse, name)
 
     def close(self) -> None:
-        """Nothing: `throwaway` closes it."""
+        """Do nothing: `throwaway` closes the warehouse."""
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def engine_in(directory: Path, settings: Settings, *, drop: bool = False) -> Ite
         "url": None,
         "token": None,
         "admin_token": None,
-        # A server of its own never shares a machine's last bytes with anything that must be kept.
+        # A throwaway engine needs no reserve of disk space, because its data need not survive.
         "min_free": 0,
     }
     private = settings.model_copy(update=own)

@@ -20,7 +20,7 @@ class Call:
     endpoint: str | None
     sql: str | None
     params: Mapping[str, str | list[str]]
-    """Parameters as text; an array is a list of texts."""
+    """Parameters as strings; an array is a list of strings."""
 
     def __str__(self) -> str:
         """The call for a message."""

@@ -28,7 +28,7 @@ class FixtureRow:
     text: bytes
     """The row as it is sent, with its line break."""
     tenant: str | None
-    """Its tenant; None if the datasource has no tenant column, or the row no tenant."""
+    """Its tenant; None if the datasource has no tenant column or the row names no tenant."""
     place: Place
 
 
@@ -199,7 +199,7 @@ def _json_row(line: str, place: Place) -> Row:
 
 
 def parameter(value: object) -> str | list[str]:
-    """A parameter of a call as text, or as a list of texts for an array."""
+    """A parameter of a call as a string, or as a list of strings for an array."""
     if isinstance(value, YamlList):
         return [item if isinstance(item, str) else orjson.dumps(as_json(item)).decode() for item in value]
     return orjson.dumps(as_json(value)).decode() if isinstance(value, YamlMapping) else str(value)

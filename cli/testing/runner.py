@@ -44,7 +44,7 @@ class Plan:
     update: bool
     """Whether files with expected rows are written from the results."""
     written: set[Path] = field(default_factory=set)
-    """Files that were written. Further arrangements of tenants must have the same rows."""
+    """Files that an earlier arrangement of tenants has written. Later arrangements must give the same rows."""
 
     def isolated(self) -> Sequence[Case]:
         """The tests whose results must not depend on other tenants' rows."""
@@ -268,7 +268,7 @@ def _isolation_outcome(case: Case, leak: _Leak | None, seconds: float) -> Outcom
 
 def _with_absent(difference: Difference, tenant: str, absent: Sequence[str]) -> Difference:
     without = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
-    message = f"tenant {tenant}: {difference.message}: it changes without those of {without}"
+    message = f"tenant {tenant}: {difference.message} if the rows of {without} are absent"
     hint = difference.hint or "`isolated: false` allows it for an endpoint that reads data that tenants share"
     return replace(difference, message=message, hint=hint)
 

@@ -235,7 +235,7 @@ class SelectOptions:
     with dynamic types, which takes longer.
     """
     passed: frozenset[str] | None = None
-    """If given, only columns among these are re-encoded."""
+    """Which of the columns that need it are re-encoded; None for all."""
     final: bool = False
     sample: tuple[str, str | None] | None = None
     limit: int | None = None

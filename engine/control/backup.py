@@ -58,7 +58,7 @@ class Backups:
             raise
 
     def close(self) -> None:
-        """Nothing: the responses own the backups."""
+        """Do nothing: the responses own the backups."""
 
 
 class Backup:
@@ -92,7 +92,9 @@ class Backup:
 
 
 def _finish(workspace: Workspace, copy: DirectoryCopy) -> float:
-    """Complete the copy at a moment at which no row is on its way. Returns the seconds that appends waited."""
+    """Complete the copy at a moment when no row is being stored or delivered. Returns the seconds that appends
+    waited.
+    """
     with workspace.changes:
         started = time.monotonic()
         # Bad rows and receipts of a batch are stored before its good rows, and the backup has all of them or none.

@@ -34,10 +34,10 @@ def received(workspace: Workspace, build: Build, views: Sequence[View]) -> list[
     again. If these rows are unknown, its target will be recomputed then, so the view counts as complete.
     """
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
-    lacks = repairable(workspace, build, Schema.of((), (), views), live)
+    missed = repairable(workspace, build, Schema.of((), (), views), live)
     parts: list[Received] = []
     for view in views:
-        if view.name not in lacks:
+        if view.name not in missed:
             parts.append(Received(view))
             continue
         current = live.views.get(view.name)
@@ -46,19 +46,19 @@ def received(workspace: Workspace, build: Build, views: Sequence[View]) -> list[
         if narrowed is not None:
             # What the running form has delivered, for all tenants but the excluded ones.
             parts.append(Received(narrowed((), excluded)))
-        parts += [Received(lack.view, lack.after, lack.batches) for lack in lacks[view.name]]
+        parts += [Received(part.view, part.after, part.batches) for part in missed[view.name]]
     return parts
 
 
-def unknown_lacks(workspace: Workspace, build: Build, views: Sequence[View]) -> str | None:
+def why_missing_rows_are_unknown(workspace: Workspace, build: Build, views: Sequence[View]) -> str | None:
     """The reason why the rows that one of the views lacks are unknown; None if there is no such view."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
-    lacks = repairable(workspace, build, Schema.of((), (), views), live)
+    missed = repairable(workspace, build, Schema.of((), (), views), live)
     suspended = workspace.registry.read(SUSPENDED_KIND).keys()
     for view in views:
         current = live.views.get(view.name)
         complete = current is not None and not current.excluded_tenants
-        if str(view.name) in suspended and not complete and view.name not in lacks:
+        if str(view.name) in suspended and not complete and view.name not in missed:
             return f"{view.name} is suspended, and it is not known which rows it lacks (rookery fanout repair)"
     return None
 

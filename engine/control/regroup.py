@@ -13,7 +13,7 @@ from engine.compiler.build import Build
 from engine.compiler.groups import key_of
 from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.views import WORKSPACE_READER, pipe_views
-from engine.control.received_blocks import Received, received, selects, unknown_lacks
+from engine.control.received_blocks import Received, received, selects, why_missing_rows_are_unknown
 from engine.control.unfinished_history import deliver_unfinished, undelivered_error
 from engine.plan.backfill import block_ranges
 from engine.plan.coverage import Coverage
@@ -58,7 +58,7 @@ def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[s
         # Suspended views are included, because the groups contain rows that they delivered earlier.
         views = _views_into(build, name)
         dropped = next((str(v.source) for v in views if v.source not in live.tables), None)
-        unknown = unknown_lacks(workspace, build, views)
+        unknown = why_missing_rows_are_unknown(workspace, build, views)
         reasons = [unknown, *map(coverage.why_incomplete, views), *(_why_merged(live, v) for v in views)]
         reason = f"{dropped} does not exist" if dropped else next((r for r in reasons if r is not None), None)
         # Counting rows is expensive, and does not prove anything if the source is unknown or the query has changed.

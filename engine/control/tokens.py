@@ -252,7 +252,9 @@ def listing(workspace: Workspace, caller: Claims) -> list[dict[str, Any]]:
 
 
 def find(workspace: Workspace, caller: Claims, name: str) -> StaticToken:
-    """A static token by name or id. Raises RK4017, also for a token with rights that the caller does not have."""
+    """A static token by name or id. Raises RK4017 if there is none, or if it has rights that the caller does not
+    have.
+    """
     snapshot = workspace.refresh()
     caller = _minter(workspace, snapshot, caller)
     token = _by_name(snapshot, name) or snapshot.tokens.get(name)

@@ -30,7 +30,9 @@ log = structlog.get_logger("rookery.fanout")
 UNCERTAIN_KIND = "doubt"
 """Kind of the records in the registry."""
 NEWEST_BATCH = ""
-"""Stands for the newest batch of a datasource, whatever its id is: a killed process may have been storing it."""
+"""The id that means the newest batch of a datasource, whose own id is unknown: a killed process may have been storing
+it.
+"""
 LOOK_BACK_BLOCKS = 16
 """Number of newest blocks in which the gateway's newest batch is searched, because other programs may also insert.
 For older blocks, targets may have forgotten the token, so a repeated insert would duplicate the rows.

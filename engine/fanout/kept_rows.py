@@ -2,8 +2,8 @@
 
 Rows of a landing datasource contain the id of their batch. Any other table may merge or replace rows, or have those
 of some partitions only. So before a batch is inserted into such a datasource, if pipes read it, its rows are copied
-into a separate table, and deleted there when every view has them. A copy that exists after a start belongs to an
-INSERT that a kill interrupted: it is completed from the copy.
+into a separate table, and the copy is deleted once every view has the rows. If a copy exists at startup, a kill
+interrupted its INSERT, which is then completed from the copy.
 
 For a landing datasource, rows are copied only before a damaged part that contains them is removed. The table is
 created before anything fails, because the engine does not start if a failing disk has truncated a table's definition.
@@ -59,7 +59,8 @@ class KeptBatch:
     def save(self, workspace: Workspace, *, truncate: bool = True) -> None:
         """Copy the rows to the table that survives a restart, which is empty unless it must be truncated first.
 
-        Raises the database's errors, also those of the rows' values. Then the table must be truncated the next time.
+        Raises the database's errors, including those about values of the rows. The table must then be truncated the
+        next time.
         """
         if self.saved:
             return

@@ -67,7 +67,7 @@ def _missed(
 
 
 def _blocks_of_gap(view: View, gap: Gap, make: ViewFactory | None, own: tuple[str, ...]) -> MissedBlocks:
-    """The blocks of a gap. A gap without a tenant stands for all tenants except those with their `own` gaps."""
+    """The blocks of a gap. A gap without a tenant applies to all tenants except those with their `own` gaps."""
     assert gap.after is not None
     if make is not None:
         view = make((gap.tenant,), ()) if gap.tenant is not None else make((), own)

@@ -175,7 +175,7 @@ class Gateway:
             # Counted before the responses: afterwards the callers' next appends would be counted too.
             with self._lock:
                 callers = len(appends) + queue.waiting_for(sharing)
-            # Done before the responses, so that the writer's next appends find its queue held.
+            # Done before the responses: the writer's queue must be held before its next appends arrive.
             self._search_later(queue, failed)
             self._answer_all(appends, results)
             if not failed:

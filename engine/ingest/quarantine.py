@@ -90,8 +90,8 @@ def store(workspace: Workspace, datasource: str, origin: Origin, rows: Iterable[
     narrow = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
     body = b"\n".join(_line(row, origin, narrow=narrow) for row in rows)
     if body:
-        # A retry may have the same batch identity. The token keeps its bad rows from being stored twice, also when
-        # the first ones have been replayed or removed since.
+        # A retry may have the same batch identity. The token keeps its bad rows from being stored twice, even if the
+        # first ones have been replayed or removed since.
         settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{origin.batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         metrics.QUARANTINED_BYTES.labels(datasource).inc(len(body))

@@ -42,7 +42,7 @@ def line_of(body: bytes, format: Input, row: int) -> str:
 def _ndjson_line(body: bytes, row: int) -> int | None:
     """The number of the line with a row, counted from 1; None unless each line is an object."""
     rows = 0
-    # The engine does not count blank lines. The byte order mark is no part of the first row.
+    # The engine does not count blank lines. The byte order mark is not part of the first row.
     for number, line in enumerate(body.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue

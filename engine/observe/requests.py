@@ -171,6 +171,8 @@ def note_error(code: str) -> None:
 
 
 def request_id(given: bytes | None) -> str:
-    """The id of a request: the one that its client or proxy has sent if that is sane, otherwise a new one."""
+    """The id of a request: the one that its client or proxy has sent if its characters are allowed, otherwise a new
+    one.
+    """
     text = given.decode("latin-1") if given is not None else ""
     return text if _SANE_ID.fullmatch(text) else secrets.token_hex(8)

@@ -47,7 +47,7 @@ def deliver(
             if not group:
                 continue
             running = [pool.submit(_deliver_range, warehouse, b, r) for b, r in group]
-            # All ranges of the group end before the record is updated, also after a failure. A range that is
+            # All ranges of the group end before the record is updated, even after a failure. A range that is
             # delivered but still recorded would only be repeated, and its token makes that harmless.
             wait(running)
             for (backfill, block_range), delivery in zip(group, running, strict=True):

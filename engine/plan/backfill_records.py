@@ -48,8 +48,10 @@ def record_backfills(
     deferred |= {name for name, ranges in passed.items() if ranges is None}
     created = [v for v in views if v.name not in deferred]
     # A block that will be delivered again reaches the new view then, so its backfill leaves it out.
-    owed = _owed_tokens(warehouse, journal, {v.source for v in created if v.log is None} & nonempty)
-    ranges = {s: block_ranges(warehouse, s, without=(pending.get(s) or set()) | tokens) for s, tokens in owed.items()}
+    undelivered = _undelivered_tokens(warehouse, journal, {v.source for v in created if v.log is None} & nonempty)
+    ranges = {
+        s: block_ranges(warehouse, s, without=(pending.get(s) or set()) | tokens) for s, tokens in undelivered.items()
+    }
     backfills = [backfill_of(v, own) for v in created if (own := passed.get(v.name) or ranges.get(v.source))]
     # Recorded before the caller creates the views. After a crash, the next run finds the record or makes it again.
     journal.record(backfills)
@@ -61,9 +63,9 @@ def record_backfills(
 def record_missing(
     views: Sequence[tuple[View, Sequence[MissedBlocks]]], warehouse: Warehouse, view_lock: ViewLock, journal: Journal
 ) -> tuple[list[Backfill], set[Name]]:
-    """Record what suspended views have missed, as they are about to be put back. The view lock must be held.
+    """Record what suspended views have missed, as they are about to be restored. The view lock must be held.
 
-    Returns the backfills, and the views that cannot be put back yet because rows are still on their way to them.
+    Returns the backfills, and the views that cannot be restored yet because rows are still on their way to them.
     """
     names = {str(v.name) for v, _ in views}
     # An interrupted run may have recorded the same blocks. It has delivered none of them.
@@ -71,7 +73,7 @@ def record_missing(
     passed = _passed_ranges(warehouse, view_lock, journal, [v for v, _ in views if v.log is not None])
     deferred = {name for name, ranges in passed.items() if ranges is None}
     backfills = []
-    owed = _owed_tokens(warehouse, journal, {v.source for v, _ in views if v.log is None})
+    undelivered = _undelivered_tokens(warehouse, journal, {v.source for v, _ in views if v.log is None})
     for view, missed in views:
         pending = view_lock.deliveries.pending_tokens(view.source, view.mark) if view.log is None else set()
         if pending is None:
@@ -79,7 +81,9 @@ def record_missing(
         if view.name in deferred:
             continue
         for blocks in missed:
-            ranges = missing_ranges(warehouse, blocks, without=(pending or set()) | owed.get(view.source, set()))
+            ranges = missing_ranges(
+                warehouse, blocks, without=(pending or set()) | undelivered.get(view.source, set())
+            )
             if view.log is not None:
                 ranges = _intersection(ranges, passed[view.name] or [])
             if ranges:
@@ -89,10 +93,11 @@ def record_missing(
     return backfills, deferred
 
 
-def _owed_tokens(warehouse: Warehouse, journal: Journal, tables: Collection[Name]) -> dict[Name, set[str]]:
+def _undelivered_tokens(warehouse: Warehouse, journal: Journal, tables: Collection[Name]) -> dict[Name, set[str]]:
     """For each table: the tokens of recorded backfills into it that are not complete.
 
-    Such a range may have reached the table and failed in a view behind it. It is delivered again, also to new views.
+    Such a range may have reached the table and failed in a view behind it. It is delivered again, and new views
+    receive it too.
     """
     outstanding = journal.outstanding()
     tokens = {t: {token_of(b, r) for b in outstanding if b.target == t.sql() for r in b.ranges} for t in tables}

@@ -50,9 +50,9 @@ class DiffOptions:
     routed: Collection[str] = ()
     """Landing datasources whose nest copies a fan-out worker fills."""
     broken: Collection[Name] = ()
-    """Suspended views that would fail again. They are not put back."""
+    """Suspended views that would fail again. They are not restored."""
     missing: Mapping[Name, tuple[MissedBlocks, ...]] = field(default_factory=dict)
-    """Suspended views that are put back, with the blocks to deliver. Their targets stay."""
+    """Suspended views that are restored, with the blocks to deliver. Their targets stay."""
     continued: Collection[str] = ()
     """Pipes whose targets are kept although the query has changed. The new query applies only to new rows."""
     why_incomplete: WhyIncomplete = lambda _: None

@@ -51,7 +51,7 @@ class InsertLock:
     def upgraded(self) -> Iterator[None]:
         """Held exclusively by a shared holder, which keeps its share.
 
-        Only other threads that wait for an upgrade may hold it before. They run no insert, so their shares
+        Only other threads that wait for an upgrade may hold it first. They run no insert, so their shares
         do not count. Deliveries are not paused: the workers' delivery locks precede the insert lock.
         """
         if self.is_owner:

@@ -111,7 +111,7 @@ def _not_listed(
 
 
 def _literals(annotation: Any) -> Iterator[Any]:
-    """The words of a Literal type, also inside a union."""
+    """The words of a Literal type, including one inside a union."""
     for part in get_args(annotation):
         if isinstance(part, str):
             yield part
@@ -146,7 +146,7 @@ def _model_at(kind: type[Located], loc: tuple[int | str, ...]) -> type[Located] 
 
 
 def _models(annotation: Any) -> Iterator[type[Located]]:
-    """The models in a type, also inside a union or tuple."""
+    """The models in a type, including those inside a union or tuple."""
     if isinstance(annotation, type) and issubclass(annotation, Located):
         yield annotation
     for part in get_args(annotation):

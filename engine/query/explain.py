@@ -1,6 +1,6 @@
-"""Explains a call of an endpoint: runs it as any call, and describes its statement, its plan and its cost.
+"""Explains a call of an endpoint: runs it like any call, and describes its statement, its plan and its cost.
 
-Only admins may ask, because the statement and the plan show names, conditions and counts of other tenants' rows.
+Only admins may do this, because the statement and the plan show names, conditions and counts of other tenants' rows.
 """
 
 from __future__ import annotations
@@ -267,6 +267,6 @@ def _sources(select: Node) -> set[str]:
 
 
 def _condition_columns(select: Node) -> frozenset[str]:
-    """The names in the conditions of a SELECT, also as the parts of qualified names."""
+    """The names in the conditions of a SELECT, and the parts of qualified names."""
     nodes = walk_select([select.get("where"), select.get("prewhere")])
     return frozenset(part for n in nodes if n.get("type") == "Identifier" for part in identifier_parts(n))

@@ -1,7 +1,7 @@
 """Backup files: a tar of a data directory, with a description at the beginning and checksums at the end.
 
 `backup.json` comes first, then the files under `data/`, and finally `SHA256SUMS` with one line for every file, as
-`sha256sum -c` reads it. A file without the end is incomplete, however it was cut.
+`sha256sum -c` reads it. A file without `SHA256SUMS` is incomplete.
 """
 
 from __future__ import annotations

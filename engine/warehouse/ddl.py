@@ -12,7 +12,7 @@ _NEST = "_nest"
 
 
 def create_database(name: str, mark: Mark | None = None, *, lazy: bool = False, in_memory: bool = False) -> str:
-    """Create a database with a mark, by default that of the workspace its name belongs to.
+    """Create a database. By default, its mark is that of the workspace to which the name belongs.
 
     The engine loads the tables of a `lazy` database when they are first used, instead of at its start. The tables of
     an `in_memory` database are lost when the engine stops.

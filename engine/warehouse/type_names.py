@@ -22,7 +22,7 @@ class Type:
     text: str
     """The complete name."""
     nullable: bool = False
-    """Whether null is a value, also inside LowCardinality."""
+    """Whether null is a value, even if Nullable is inside LowCardinality."""
     parts: tuple[Type, ...] = ()
     """The types of the elements; for a Map, those of key and value."""
     names: tuple[str, ...] = ()

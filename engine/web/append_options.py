@@ -69,7 +69,7 @@ def media_type(header: str) -> str:
 
 def format_of(header: str) -> str | None:
     """The format that a Content-Type determines, or None. Raises RK5019 for a type that is not a format of rows, or
-    a charset other than UTF-8: texts are stored byte for byte.
+    a charset other than UTF-8: strings are stored byte for byte.
     """
     check_charset(header, MEDIA_TYPE)
     type = media_type(header)

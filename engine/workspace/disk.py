@@ -161,7 +161,7 @@ class PartCount:
 
 
 def part_counts(workspace: Workspace, at_least: int) -> list[PartCount]:
-    """Partitions with so many active parts or more, the largest first. Parts of unloaded tables are counted too."""
+    """Partitions with at least this many active parts, largest first. Parts of unloaded tables are counted too."""
     listed = workspace.warehouse.query(
         "SELECT database, table, partition, count() AS parts FROM system.parts "
         f"WHERE active AND {_OWN} GROUP BY database, table, partition",

@@ -48,7 +48,7 @@ def repair(workspace: Workspace, allow: Collection[str] = (), progress: Progress
         context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
         zone = other_zone(context)
         if zone is not None:
-            # A repair would divide all rows again, also those that are correct.
+            # A repair would assign all rows to days again, including those that are correct.
             message, hint = explanation(context, zone)
             raise RookeryError(ZONE, message, hint=hint)
         repaired = list(outcomes(context, repair=True, allow=allow, progress=progress))

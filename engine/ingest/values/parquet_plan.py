@@ -21,7 +21,7 @@ _TEXTS = frozenset({"String", "FixedString"})
 
 
 def plan_of(file: BinaryIO, source: Datasource) -> ParquetPlan:
-    """The plan for a file. Empty also for a file that is broken, which is reported when it is read."""
+    """The plan for a file. It is also empty for a broken file, which is reported when it is read."""
     file.seek(0)
     try:
         schema = pq.read_schema(file)

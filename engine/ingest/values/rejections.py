@@ -24,7 +24,7 @@ MAX_SHOWN_CHARACTERS = 80
 """Maximum number of characters of a value that a reason shows."""
 _MAX_SHOWN_KEYS = 5
 _SPELLINGS_OF_NULL = frozenset({"null", "none", "nil", "nan", "na", "n/a", "#n/a", "\\n", "-", "undefined"})
-"""Texts that other programs write where there is no value, in lower case."""
+"""What other programs write for a missing value, in lower case."""
 _NULL_HINTS = {
     Input.CSV: "an empty field, or \\N without quotes, means that there is no value",
     Input.NDJSON: "null without quotes means that there is no value",

@@ -289,7 +289,7 @@ def _typed_day(kind: str) -> WideType:
 
 
 def _midnight(kind: str) -> WideType:
-    """Stage a date that a file contains as a timestamp, which must be midnight."""
+    """Stage a date that a typed file has as a timestamp. Only timestamps at midnight are valid."""
     first, last = DATE_RANGES[kind]
     return WideType(
         "DateTime64(6, 'UTC')",
