@@ -29,8 +29,8 @@ SourceType = Literal[
     "other",
     "null",
 ]
-"""The types of Parquet columns that staging distinguishes. `bytes16` and `bytes32` are binary values of that length. A
-plural is a list of such values.
+"""The types of Parquet columns that staging distinguishes. `bytes16` and `bytes32` are binary values of that length.
+A plural is a list of such values.
 """
 ELEMENTS: Mapping[SourceType, SourceType] = {"texts": "text", "bytes16s": "bytes16", "bytes32s": "bytes32"}
 """The types of the elements of lists."""
