@@ -101,7 +101,9 @@ def _triggers(state: BuildState, pipe: CompiledPipe) -> tuple[str, ...]:
 
 
 def _leftmost_datasource(state: BuildState, view: CompiledPipe, name: str | None) -> str | None:
-    """The left-most datasource behind a name, through nodes and other pipes. Raises VIEW_SHAPE for a template."""
+    """The left-most datasource that a name reads, directly or through nodes and other pipes. Raises VIEW_SHAPE for a
+    template.
+    """
     pipe = view
     while name is not None and name not in state.datasources:
         node = pipe.node(name)

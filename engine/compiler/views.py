@@ -1,7 +1,7 @@
 """Defines the tables and views of the workspace and of each tenant's nest.
 
 A materialized pipe is compiled for a *reader*: the workspace (for ordinary pipes), the pool (all pooled tenants
-together), or one tenant's nest. The SQL is the same for each reader; only the tables behind the names differ.
+together), or one tenant's nest. The SQL is the same for each reader; only the tables that the names mean differ.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _copy_spelling(relation: Relation) -> str:
 
 
 def _source_and_conditions(build: Build, relation: Relation, reader: Reader) -> tuple[Name, list[str]]:
-    """The table behind a relation for one reader, and the conditions on its rows."""
+    """The table that a relation reads for one reader, and the conditions on its rows."""
     shared = Name(build.workspace, relation.name)
     if reader.kind == "nest" and reader.nest and relation.in_nest:
         return Name(reader.nest, relation.name), []

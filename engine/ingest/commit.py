@@ -250,7 +250,7 @@ def _triggers(snapshot: Snapshot) -> frozenset[str]:
 
 
 class _LandingCopy:
-    """The copy of a landing batch, which exists only once a damaged part with its rows must be removed."""
+    """The copy of a landing batch. It is made only if a damaged part with the batch's rows must be removed."""
 
     def __init__(self, workspace: Workspace, datasource: str, make: Callable[[int], KeptBatch]) -> None:
         """`make` returns what is copied; its argument is the newest block before the batch."""

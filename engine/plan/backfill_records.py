@@ -96,8 +96,8 @@ def record_missing(
 def _undelivered_tokens(warehouse: Warehouse, journal: Journal, tables: Collection[Name]) -> dict[Name, set[str]]:
     """For each table: the tokens of recorded backfills into it that are not complete.
 
-    Such a range may have reached the table and failed in a view behind it. It is delivered again, and new views
-    receive it too.
+    Such a range may have reached the table although a view that reads the table failed. It is delivered again, and
+    new views receive it too.
     """
     outstanding = journal.outstanding()
     tokens = {t: {token_of(b, r) for b in outstanding if b.target == t.sql() for r in b.ranges} for t in tables}

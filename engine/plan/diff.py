@@ -182,8 +182,7 @@ def _rebuild_for_lost_views(comparison: _Comparison) -> None:
         table = live.tables.get(view.target)
         if name in live.views or name in comparison.suspended or table is None or view.target in rebuilt:
             continue
-        # A Null table never has rows, so its size does not show whether rows have passed that the views behind it
-        # missed.
+        # A Null table never has rows, so its size does not show whether the views that read it have missed rows.
         used = comparison.options.sizes(view.target) or table.engine == NULL_ENGINE
         if table.mark is not None and name.name in table.mark.feeders and used:
             why = f"{name.name}, which fed it, is gone"

@@ -132,7 +132,7 @@ class Uses:
     passed: frozenset[str]
     """Names in arguments of functions that may fail on a value or make it longer."""
     aliases: frozenset[tuple[str, str]]
-    """Pairs of an alias and a name in the expression behind it."""
+    """Pairs of an alias and a name in the expression that it names."""
 
 
 SAFE = frozenset(

@@ -90,7 +90,7 @@ def _refused(exc: EngineError) -> EngineError:
 def _keyword_hint(sql: str, place: errors.Place | None) -> str | None:
     """The hint for a misspelled keyword: the word where the parser stopped, or the one before it.
 
-    The parser reads `FRM` in `SELECT a FRM events` as an alias, and stops behind it.
+    The parser reads `FRM` in `SELECT a FRM events` as an alias, and stops after it.
     """
     if place is None or place.line is None or place.column is None:
         return None

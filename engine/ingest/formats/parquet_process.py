@@ -88,7 +88,9 @@ def unpack(file: BinaryIO, total: int, plan: ParquetPlan) -> Iterator[bytes]:
 
 
 def _declared_bytes(metadata: pq.FileMetaData) -> int:
-    """Return the size of the rows that the file declares. A value counts as one byte at least, however compressed."""
+    """Return the size of the rows that the file declares. Each value counts as at least one byte, even if it takes
+    less when it is compressed.
+    """
     groups = (metadata.row_group(n) for n in range(metadata.num_row_groups))
     return max(int(metadata.num_rows * metadata.num_columns), sum(int(g.total_byte_size) for g in groups))
 
