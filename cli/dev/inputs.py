@@ -29,7 +29,7 @@ class Choices:
     data: Mapping[str, Path]
     """Datasource → the file with its sample rows."""
     tenant: str | None
-    """The tenant as whom pipes are called; None for an admin."""
+    """The tenant whose token calls pipes; None for an admin."""
     test: bool
     rows: int
     """Rows to show of each result."""

@@ -20,7 +20,7 @@ from engine.errors import RookeryError
 
 Level = Literal["error", "warning"]
 MAX_SHOWN = 50
-"""Most problems that the text shows. The stream has all of them."""
+"""Maximum number of problems that the text shows. The stream has all of them."""
 _TEXTS = ("String", "Array", "Map", "Tuple", "JSON", "Dynamic", "Variant", "Nested")
 
 
@@ -180,6 +180,6 @@ def _is_text(type: str) -> bool:
 
 
 def _print(text: str, *, style: str | None = None, indent: int = 2) -> None:
-    """Print a text in lines that fit the terminal. Those after the first are indented."""
+    """Print text in lines that fit the terminal. Lines after the first are indented."""
     for line in output.fitting(text, indent):
         output.line((line, style))

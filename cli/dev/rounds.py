@@ -190,7 +190,7 @@ class _Counts:
 
 
 def problems_in(error: RookeryError) -> list[RookeryError]:
-    """The single errors of an error."""
+    """The errors that an error consists of."""
     return error.problems if isinstance(error, Problems) else [error]
 
 

@@ -22,7 +22,7 @@ from engine.compiler.build import Build
 from engine.errors import BAD_ROW, Place, RookeryError
 
 MAX_BAD_ROWS = 10_000
-"""Most bad rows of a datasource that are reported."""
+"""Maximum number of bad rows of a datasource that are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +182,6 @@ def affected_pipes(before: State | None, inputs: Inputs, build: Build) -> list[s
         if not affected.isdisjoint(sources):
             affected.add(name)
         if pipe and pipe.target and pipe.target.name in affected and name not in affected:
-            # Its target is stored in another way.
+            # Its target is stored differently.
             affected.add(name)
     return [name for name in build.order if name in affected and name in build.pipes]

@@ -29,7 +29,7 @@ from cli.testing.engine import engine_in
 from engine.settings import Settings
 
 STOP_SECONDS = 5.0
-"""How long the work may take to end in order."""
+"""Seconds that the work may take to end in an orderly way."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,7 +38,9 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """Whether a signal has asked for the end. The handler only sets a number: taking a lock could block forever."""
+    """Whether a signal has asked the session to end. The handler only sets a number: taking a lock could block
+    forever.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -54,7 +56,7 @@ class Stop:
 
     @contextmanager
     def handling(self) -> Iterator[None]:
-        """While the context is active, signals only ask for the end."""
+        """While the context is active, a signal only asks the session to end."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -106,7 +108,7 @@ def _remove(directory: Path) -> None:
 
 
 def _end(code: int) -> None:
-    """End the process. Taking the interpreter apart could print errors of threads that still run."""
+    """End the process. A regular shutdown of the interpreter could print errors of threads that still run."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(code)

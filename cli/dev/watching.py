@@ -14,11 +14,11 @@ from engine.project.files import FOLDERS
 from engine.project.suites import FOLDER as TESTS
 
 QUIET_MS = 50
-"""Changes are reported after this time without another one: editors write a file in several steps."""
+"""Milliseconds without a change after which changes are reported: editors write a file in several steps."""
 LONGEST_MS = 500
-"""Changes are reported after this time even if there are more."""
+"""Milliseconds after which changes are reported even if more keep arriving."""
 TICK_MS = 250
-"""How often single files, and whether a folder was replaced, are checked."""
+"""Milliseconds between two checks of single files, and of whether a folder was replaced."""
 
 
 class Event(Protocol):

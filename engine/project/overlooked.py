@@ -13,7 +13,7 @@ from engine.project.files import EXTENSION, FOLDERS, WRONG_EXTENSIONS
 from engine.project.source import MAX_FILE_BYTES
 
 MAX_REPORTED = 20
-"""Most files that are reported one by one."""
+"""Maximum number of files that are reported one by one."""
 _YAML = (EXTENSION, ".yml")
 _NOTES = (".md", ".txt", ".rst", ".adoc", ".html", ".pdf", ".png", ".svg", "")
 """Extensions of notes that people keep beside project files."""

@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_YAML_DEPTH = 20
 """Deepest nesting of values in a file."""
 MAX_VALUES = 100_000
-"""Most values in a file, keys included."""
+"""Maximum number of values in a file, including keys."""
 MAX_SHOWN_CHARACTERS = 80
 """Longest part of a key or value that a message quotes."""
 

@@ -15,7 +15,9 @@ from engine.sql.tree import Node
 
 
 class AmbiguousNames:
-    """Collects such names and all aliases while one tree is walked, and resolves the names afterwards."""
+    """Collects names whose meaning depends on aliases, and all aliases, while one tree is walked. Resolves the names
+    afterwards.
+    """
 
     def __init__(self) -> None:
         # How many items define an alias, by number of the SELECT.

@@ -29,7 +29,7 @@ def stage_array_values(column: Column, name: str, *, integers_as_text: bool = Fa
 
 
 def stage_collected_values(column: Column, name: str, source_type: SourceType) -> StagedColumn:
-    """Stage such a column of a typed file, in which the values have been collected already."""
+    """Stage an array column of a typed file that already has the collected values."""
     element = _element_type(column)
     wide = wide_type_of(element, source_type=_source_of_element(element, source_type))
     return _stage_array(column, name, column.name, [None] * column.lists, _element(element, wide))
