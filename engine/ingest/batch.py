@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from engine.errors import RookeryError
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.staging import BoundTenant, Projection, StageSchema, fast_projection, full_projection
+from engine.ingest.values.staging_mode import StagingMode
 from engine.schema import Name, quote
 from engine.warehouse.port import Input
 
@@ -82,6 +83,8 @@ class Append:
     """Keys that no column reads."""
     has_unrelated_event: bool = False
     """Whether at least one event has no key that a column reads."""
+    mode: StagingMode | None = None
+    """How the rows must be staged; None before it is determined."""
     digest: str = ""
     """The body's SHA-256, for appends with an idempotency key."""
     future: Future[AppendResult] = field(default_factory=Future)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from typing import NamedTuple
 
 from engine.errors import RookeryError
 from engine.fanout.suspension_records import tenants_behind
 from engine.ingest.batch import Append
 from engine.ingest.idempotency.keys import key_of, require_same_body
 from engine.ingest.idempotency.receipts import Receipts
+from engine.ingest.values.staging_mode import StagingMode
 from engine.ingest.writer import BatchWriter, Results
 from engine.ingest.writer_queues import AppendGroup
 from engine.workspace.workspace import Workspace
@@ -63,23 +65,35 @@ class Grouping:
         return new
 
 
-def _separated(appends: list[Append], failing: Set[str], behind: Set[str] | None) -> list[list[Append]]:
-    """Separate the appends of writers that must not share a batch with others from the rest.
+class _GroupKey(NamedTuple):
+    """What the appends of a group have in common."""
 
-    These are writers whose latest rows were bad, because each failure would also split the others' batch; bound
-    tenants whose lines are not known, which cannot be staged with other tenants; and tenants whose tables miss
-    rows because of a failing view (`behind`), because only they must wait for it. A writer's rows stay in order.
+    order: int
+    """Groups with a lower number are stored earlier."""
+    writer: str
+    """The only writer of the group; empty if others may join it."""
+    mode: StagingMode | None
+
+
+def _separated(appends: list[Append], failing: Set[str], behind: Set[str] | None) -> list[list[Append]]:
+    """Separate the appends that must not share a batch. Each writer's appends stay in order.
+
+    The appends of a batch need the same staging mode. These writers are kept apart from others: those whose latest
+    rows were bad, because each failure would also split the others' batch; bound tenants whose lines are not known,
+    which cannot be staged with other tenants; and tenants whose tables miss rows because of a failing view
+    (`behind`), because only they must wait for it.
     """
-    if len({a.writer for a in appends}) <= 1:
-        return [appends] if appends else []
     is_mixed = len({a.bound_tenant for a in appends}) > 1
-    together: list[Append] = []
-    separate: dict[str, list[Append]] = {}
+    groups: dict[_GroupKey, list[Append]] = {}
+    latest: dict[str, _GroupKey] = {}
     for append in appends:
-        writer = append.writer
+        writer, before = append.writer, latest.get(append.writer)
         unshareable = is_mixed and (append.lines is None or (behind and append.bound_tenant in behind))
-        if unshareable or writer in separate or writer in failing:
-            separate.setdefault(writer, []).append(append)
-        else:
-            together.append(append)
-    return [g for g in (together, *separate.values()) if g]
+        is_apart = unshareable or writer in failing or (before is not None and before.writer)
+        key = _GroupKey(before.order if before else 0, writer if is_apart else "", append.mode)
+        if before is not None and key != before:
+            key = key._replace(order=before.order + 1)
+        latest[writer] = key
+        groups.setdefault(key, []).append(append)
+    # Groups of many writers do not wait for those that are likely to fail.
+    return [groups[key] for key in sorted(groups, key=lambda key: (key.order, bool(key.writer)))]

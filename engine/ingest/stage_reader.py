@@ -14,10 +14,11 @@ from engine.ingest.formats.file_columns import unknown_columns
 from engine.ingest.formats.json_values import has_unknown_escape
 from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, too_large_to_read
 from engine.ingest.row_position import bad_row
-from engine.ingest.stage_schemas import known_keys, schema_for, strict_keys
+from engine.ingest.stage_schemas import known_keys, mode_search, schema_for, strict_keys
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
 from engine.ingest.values.rejections import parse_json
 from engine.ingest.values.staging import StageSchema, maybe_empty_condition
+from engine.ingest.values.staging_mode import StagingMode
 from engine.ingest.values.text_tenants import may_have_other_tenants, other_tenants, text_tenant_column
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
@@ -34,11 +35,12 @@ class StageReader:
         self._workspace = workspace
 
     def examine(self, append: Append) -> None:
-        """Set an append's lines, if it is small, and the keys in it that no column reads.
+        """Set how an append must be staged, its lines, if it is small, and the keys in it that no column reads.
 
         Raises RK5005 and RK5006 where rows cannot be appended, since the datasource may have changed since `submit`.
         """
         schema_for(self._workspace.current, append.datasource, append.format)
+        self.mode_of(append)
         if append.format is not Input.NDJSON:
             return
         keys = known_keys(self._workspace.current, append.datasource)
@@ -54,6 +56,13 @@ class StageReader:
         # Its body may be joined as text only if it may share a batch.
         if not append.can_be_joined:
             append.lines = None
+
+    def mode_of(self, append: Append) -> StagingMode:
+        """How an append must be staged. It is determined once."""
+        if append.mode is None:
+            search = mode_search(self._workspace.current, append.datasource, append.format)
+            append.mode = search.mode_of(append.body)
+        return append.mode
 
     def read(self, batch: StagedBatch, texts: BatchTexts) -> StagedBatch | None:
         """Let the engine read the bodies into the batch's stage. Returns the batch with the rows of each append.

@@ -14,7 +14,7 @@ from engine.errors import (
 from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.values.staging import NO_SOURCE_TYPES, StageSchema, stage_of
-from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode
+from engine.ingest.values.staging_mode import DEFAULT_MODE, ModeSearch, StagingMode
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import Snapshot, per_snapshot
 
@@ -42,6 +42,12 @@ def known_keys(snapshot: Snapshot, datasource: str) -> KnownKeys:
 def strict_keys(snapshot: Snapshot, datasource: str) -> KnownKeys | None:
     """The only keys that a strict datasource accepts; None for other datasources."""
     return known_keys(snapshot, datasource) if snapshot.build.datasources[datasource].strict else None
+
+
+@per_snapshot
+def mode_search(snapshot: Snapshot, datasource: str, format: Input) -> ModeSearch:
+    """Determines how bodies of a format must be staged."""
+    return ModeSearch(snapshot.build.datasources[datasource], format)
 
 
 @per_snapshot

@@ -31,7 +31,6 @@ from engine.ingest.stage_schemas import schema_for
 from engine.ingest.staging_pool import BorrowedStage, StagingPool
 from engine.ingest.validity import Validity
 from engine.ingest.values.staging import NO_SOURCE_TYPES, StageSchema
-from engine.ingest.values.staging_mode import has_long_number, staging_mode_of
 from engine.ingest.writer_queues import AppendGroup
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
@@ -99,8 +98,8 @@ class BatchWriter:
         if group.failed and len(appends) > 1:
             return Attempt(remaining=group.halves())
         try:
-            if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
-                # A long number changes how the whole batch is staged, and therefore the reasons for other appends.
+            if len({self._reader.mode_of(a) for a in appends}) > 1:
+                # `Grouping` separates them. Otherwise an append could change how another is stored.
                 return Attempt(remaining=group.halves())
             results = self._store_together(appends, may_inspect=group.failed)
         except _BatchFailed:
@@ -113,7 +112,7 @@ class BatchWriter:
     def _store_together(self, appends: Sequence[Append], *, may_inspect: bool) -> Results:
         """Store appends as one batch. Raises `_BatchFailed` if that is not possible."""
         texts, first = BatchTexts.of(appends), appends[0]
-        schema = self._schema_for(first, texts)
+        schema = self._schema_for(first)
         # A batch that may be inspected has already failed, and the fast checks would only fail again.
         fast = not may_inspect and self._validity.tries_fast_checks(schema)
         with self._stages.borrow(schema) as stage:
@@ -134,13 +133,11 @@ class BatchWriter:
             with self._workspace.batch_lock.shared():
                 return self._record_and_commit(judged, stage)
 
-    def _schema_for(self, first: Append, texts: BatchTexts) -> StageSchema:
+    def _schema_for(self, first: Append) -> StageSchema:
         """How the rows of a batch are staged, which depends on their values and on the types in a file."""
-        snapshot = self._workspace.current
-        source = schema_for(snapshot, first.datasource, first.format).source
-        mode = staging_mode_of(source, first.format, texts.texts)
         source_types = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
-        return schema_for(snapshot, first.datasource, first.format, mode, source_types)
+        mode = self._reader.mode_of(first)
+        return schema_for(self._workspace.current, first.datasource, first.format, mode, source_types)
 
     def _record_and_commit(self, batch: JudgedBatch, stage: BorrowedStage) -> Results:
         """Record receipts and commit. A batch whose bad rows only show when it is stored is inspected first."""

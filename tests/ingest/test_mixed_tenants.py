@@ -120,6 +120,32 @@ def test_a_bad_append_has_the_same_result_as_alone(rookery: Rookery, bad: bytes)
     assert [r for r in stored(rookery, "numbers") if r[1].startswith("good")] == [("2", "good 2"), ("3", "good 3")]
 
 
+MODES = [
+    b'{"id": "v", "n": ""}',
+    b'{"id": "v", "payload": {"city": {"a": null, "b": 1.10}}}',
+    b'{"id": "v", "payload": {"city": 1.10}}',
+    b'{"id": "v", "\\u0078": 1}',
+    b'{"id": "v", "payload": {"c\\u0069ty": "x"}}',
+    b'{"id": "%s"}' % (b"9" * 45),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MODES)))
+def test_a_value_does_not_depend_on_how_other_appends_are_staged(rookery: Rookery, number: int) -> None:
+    def stored_with(others: list[bytes]) -> list[tuple[Any, ...]]:
+        rookery.run("TRUNCATE TABLE main.numbers")
+        bodies = [("2", other) for other in others] + [("1", MODES[number])]
+        answers = results(rookery, appends("numbers", bodies))
+        assert isinstance(answers[-1], AppendResult), answers[-1]
+        columns = "id, n, payload, city"
+        return [answers[-1].first_bad_row, *rookery.rows(f"SELECT {columns} FROM main.numbers WHERE tenant_id = 1")]
+
+    alone = stored_with([])
+    for other in MODES:
+        assert stored_with([other]) == alone, other
+    assert stored_with([body for body in MODES for _ in range(2)]) == alone
+
+
 def test_receipts_count_the_rows_of_their_own_append(rookery: Rookery) -> None:
     sent = [
         Append("numbers", line(id="keyed") + b"\n" + line(id="keyed too"), Input.NDJSON, str(n), key="same key")

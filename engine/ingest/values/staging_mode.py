@@ -6,7 +6,6 @@ The default mode is the fastest. Batches with unusual numbers or strings need an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,7 +29,7 @@ _DIGITS_TO_ZERO = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for 
 
 @dataclass(frozen=True, slots=True)
 class StagingMode:
-    """The staging mode that a batch needs."""
+    """How a batch is staged. Its appends all need the same mode, so that none changes how another is stored."""
 
     integers_as_text: bool = False
     """Whether integers are staged as the strings that were sent."""
@@ -41,15 +40,44 @@ class StagingMode:
 DEFAULT_MODE = StagingMode()
 
 
-def staging_mode_of(source: Datasource, format: Input, texts: Sequence[bytes]) -> StagingMode:
-    """Return the mode in which a batch must be staged."""
-    if format is Input.PARQUET:
-        return DEFAULT_MODE
-    integers_as_text = any(map(has_long_number, texts))
-    if format is not Input.NDJSON:
-        return StagingMode(integers_as_text)
-    integers_as_text = integers_as_text or any(has_empty_number(source, t) for t in texts)
-    return StagingMode(integers_as_text, any(has_non_text(source, t) for t in texts))
+class ModeSearch:
+    """Determines the mode of bodies of one datasource and format. It has no state besides compiled patterns."""
+
+    def __init__(self, source: Datasource, format: Input) -> None:
+        self._is_text = format is not Input.PARQUET
+        is_json = format is Input.NDJSON
+        integers = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
+        self._empty_number = empty_text_pattern(integers) if is_json and integers else None
+        texts = {
+            re.escape(orjson.dumps(c.path[-1])[1:-1].decode()) for c in source.columns if is_nested_text(source, c)
+        }
+        self._non_text = non_text_pattern(sorted(texts)) if is_json and texts else None
+
+    def mode_of(self, body: bytes) -> StagingMode:
+        """The mode in which a body must be staged.
+
+        Bodies that need the same mode also need it when they are joined.
+        """
+        if not self._is_text:
+            return DEFAULT_MODE
+        integers_as_text = has_long_number(body) or self._has_empty_number(body)
+        return StagingMode(integers_as_text, self._has_non_text(body))
+
+    def _has_empty_number(self, body: bytes) -> bool:
+        """Whether there may be an empty string for an integer, which the engine reads as 0."""
+        pattern = self._empty_number
+        return pattern is not None and b'""' in body and pattern.search(body) is not None
+
+    def _has_non_text(self, body: bytes) -> bool:
+        """Whether there may be a number, object or array where a string column reads below the top level.
+
+        The engine would rewrite such a value if it were read from an object: without nulls, with other numbers and
+        keys.
+        """
+        if self._non_text is None or self._non_text.search(body) is None:
+            return False
+        # In a verbatim stage, the engine would not recognize keys with escapes.
+        return b"\\u" not in body or _ESCAPED_KEY.search(body) is None
 
 
 def has_long_number(body: bytes) -> bool:
@@ -58,30 +86,9 @@ def has_long_number(body: bytes) -> bool:
     return b"0000" in body[::8].translate(_DIGITS_TO_ZERO) and WIDE_DIGITS in body.translate(_DIGITS_TO_ZERO)
 
 
-def has_empty_number(source: Datasource, body: bytes) -> bool:
-    """Return whether a JSON batch may have an empty string for an integer, which the engine reads as 0."""
-    if b'""' not in body:
-        return False
-    keys = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
-    return bool(keys) and empty_text_pattern(keys).search(body) is not None
-
-
 def empty_text_pattern(keys: list[str]) -> re.Pattern[bytes]:
     """Return the pattern of an empty string under one of these keys, which are escaped for patterns."""
     return re.compile(f'"({"|".join(keys)})"\\s*:\\s*""'.encode(), re.IGNORECASE)
-
-
-def has_non_text(source: Datasource, body: bytes) -> bool:
-    """Return whether a JSON batch may have a number, object or array where a string column reads below the top level.
-
-    The engine would rewrite such a value if it were read from an object: without nulls, with other numbers and keys.
-    """
-    keys = {re.escape(orjson.dumps(c.path[-1])[1:-1].decode()) for c in source.columns if is_nested_text(source, c)}
-    if not keys:
-        return False
-    # In a verbatim stage, the engine would not recognize keys with escapes.
-    escaped = b"\\u" in body and _ESCAPED_KEY.search(body) is not None
-    return not escaped and non_text_pattern(sorted(keys)).search(body) is not None
 
 
 @lru_cache(maxsize=256)
