@@ -15,6 +15,7 @@ import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from posixpath import dirname, join, normpath
 from typing import IO, Any
 
 from engine import errors
@@ -59,8 +60,9 @@ def pack(directory: Path, description: Mapping[str, Any]) -> Iterator[bytes]:
 
 def _members(directory: Path, description: Mapping[str, Any]) -> Iterator[bytes]:
     entries = sorted(directory.rglob("*"))
+    links = sum(e.is_symlink() for e in entries)
     files = sum(e.is_file() and not e.is_symlink() for e in entries)
-    body = json.dumps({"format": FORMAT, **description, "files": files}, indent=1).encode()
+    body = json.dumps({"format": FORMAT, **description, "files": files, "links": links}, indent=1).encode()
     sums = [f"{hashlib.sha256(body).hexdigest()}  {DESCRIPTION}\n"]
     yield from _text_member(DESCRIPTION, body)
     for entry in entries:
@@ -127,6 +129,9 @@ def unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
                     description, found[DESCRIPTION] = _described(archive, member)
                 elif member.name == SUMS:
                     _compare(_content(archive, member), found, description["files"])
+                    # Links have no checksum. Older backups do not count them.
+                    if len(links) != description.get("links", len(links)):
+                        raise _damaged("links are missing")
                     _create_links(links)
                     return description
                 elif member.issym():
@@ -148,6 +153,11 @@ def _described(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[dict[
     description = json.loads(body)
     if not isinstance(description, dict) or not isinstance(description.get("files"), int):
         raise _damaged("it is not a backup of rookery")
+    tables = description.get("tables")
+    if not isinstance(tables, dict) or not all(
+        isinstance(t, dict) and type(t.get("rows")) is int for t in tables.values()
+    ):
+        raise _damaged("its description is not complete")
     layout = description.get("layout")
     if not isinstance(layout, int) or description.get("format") != FORMAT or layout > LAYOUT_VERSION:
         if isinstance(layout, int) and layout > LAYOUT_VERSION:
@@ -184,8 +194,9 @@ def _path(directory: Path, name: str) -> Path:
 
 
 def _checked_target(member: tarfile.TarInfo) -> str:
-    """The target of a symbolic link: only the engine's own are accepted."""
-    if _LINK_TARGET.fullmatch(member.linkname) is None:
+    """The target of a symbolic link: only the engine's own are accepted, within the data directory."""
+    target = normpath(join(dirname(member.name), member.linkname))
+    if _LINK_TARGET.fullmatch(member.linkname) is None or not target.startswith(f"{DATA}/store/"):
         raise _damaged(f"the link {errors.shown(member.name)} points elsewhere")
     return member.linkname
 

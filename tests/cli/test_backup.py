@@ -157,6 +157,10 @@ def without_a_file(body: bytes, chance: random.Random) -> bytes:
     return rewritten(body, lambda name: not name.endswith("count.txt"))
 
 
+def without_a_link(body: bytes, chance: random.Random) -> bytes:
+    return rewritten(body, lambda name: name != "data/metadata/main")
+
+
 def without_sums(body: bytes, chance: random.Random) -> bytes:
     return rewritten(body, lambda name: name != "SHA256SUMS")
 
@@ -180,7 +184,9 @@ def rewritten(body: bytes, keeps: Callable[[str], bool], *more: tuple[tarfile.Ta
 
 @pytest.mark.feature
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("damage", [cut, flipped, noisy, without_a_file, without_sums], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "damage", [cut, flipped, noisy, without_a_file, without_a_link, without_sums], ids=lambda d: d.__name__
+)
 def test_a_damaged_backup_restores_nothing(
     saved: Path, tmp_path: Path, damage: Callable[[bytes, random.Random], bytes], seed: int
 ) -> None:
@@ -202,6 +208,9 @@ HOSTILE = {
     "elsewhere": [member("escaped")],
     "link above": [member("data/metadata/link", tarfile.SYMTYPE, "../../..")],
     "link to a file": [member("data/link", tarfile.SYMTYPE, "/etc/passwd")],
+    "link above to a store": [
+        member("data/metadata/link", tarfile.SYMTYPE, "../../store/abc/00000000-0000-0000-0000-000000000000")
+    ],
     "through a link": [
         member("data/a", tarfile.SYMTYPE, "../store/abc/00000000-0000-0000-0000-000000000000"),
         member("data/a/escaped"),
@@ -232,6 +241,22 @@ def test_a_hostile_backup_writes_nothing_outside(saved: Path, tmp_path: Path, ki
 @pytest.mark.parametrize("body", [b"", b"x", b"\0" * 20_000, b"x" * 20_000, b"\x1f\x8b" + b"x" * 600], ids=len)
 def test_a_file_that_is_not_a_backup(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "bad.tar").write_bytes(body)
+    assert "RK7020" in Cli(tmp_path)("restore", "bad.tar", "data", code=1).err
+    assert left(tmp_path) == ["bad.tar"]
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("tables", [None, [], {"main.x": 1}, {"main.x": {}}, {"main.x": {"rows": "1"}}], ids=str)
+def test_a_backup_with_another_description_is_refused(saved: Path, tmp_path: Path, tables: object) -> None:
+    with tarfile.open(saved) as archive:
+        description = json.load(archive.extractfile("backup.json") or io.BytesIO())
+    body = json.dumps({**description, "tables": tables, "files": 0, "links": 0}).encode()
+    sums = f"{hashlib.sha256(body).hexdigest()}  backup.json\n".encode()
+    with tarfile.open(tmp_path / "bad.tar", mode="w") as archive:
+        for name, content in (("backup.json", body), ("SHA256SUMS", sums)):
+            header = member(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
     assert "RK7020" in Cli(tmp_path)("restore", "bad.tar", "data", code=1).err
     assert left(tmp_path) == ["bad.tar"]
 
