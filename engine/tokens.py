@@ -107,6 +107,11 @@ class Claims:
     """The nonce of a static token; None for a JWT."""
 
     @property
+    def identity(self) -> tuple[str, str | None, str | None]:
+        """Whose requests count together for limits. A JWT can have the name of a static token, but is another."""
+        return self.subject, self.static_id, self.tenant
+
+    @property
     def is_admin(self) -> bool:
         return "ADMIN" in self.types
 
@@ -224,6 +229,7 @@ def verify(
             ) from exc
         except (jwt.PyJWTError, ValueError, RecursionError) as exc:
             raise RookeryError(BAD_TOKEN, "the token is not a valid JWT", detail=str(exc)) from exc
+        _require_text(body)
         _check_times(body, moment, rules or Rules())
         return _claims(body, workspace)
     if kid is not None and kid not in {key.id for key in known}:
@@ -244,6 +250,14 @@ def _kid(token: str) -> object:
     if header.get("alg") != ALGORITHM:
         raise RookeryError(BAD_TOKEN, f"the token is not signed with {ALGORITHM}")
     return header.get("kid")
+
+
+def _require_text(body: Mapping[str, Any]) -> None:
+    """Raise RK4002 for half of a surrogate pair: JSON can contain it, but no encoding of text can."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as exc:
+        raise RookeryError(BAD_TOKEN, "the token's claims are not valid Unicode", detail=str(exc)) from exc
 
 
 def _check_times(body: Mapping[str, Any], now: float, rules: Rules) -> None:

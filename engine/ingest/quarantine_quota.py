@@ -1,7 +1,8 @@
 """The quota in quarantine: how much of a datasource's quarantine one writer may fill.
 
-The ids of quarantined rows begin with a prefix derived from their writer, so the table itself shows how much a writer
-uses. The numbers are cached, and read again when the quota seems used up, because rows may have been removed.
+The ids of quarantined rows begin with a prefix derived from their writer, and rows name the tenant of their writer's
+token, so the table itself shows how much a writer uses. The numbers are cached, and read again when the quota seems
+used up, because rows may have been removed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.ingest import quarantine
-from engine.ingest.batch import RejectedRow
+from engine.ingest.batch import Append, RejectedRow
 from engine.workspace.workspace import Workspace
 
 PREFIX_CHARACTERS = 8
@@ -40,17 +41,18 @@ class QuarantineQuota:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._usage: dict[tuple[str, str], _Usage] = {}
+        """By datasource and writer."""
         # Also held while usage is read, so that two batches of a writer do not both use the same free space.
         self._lock = threading.Lock()
 
-    def admit(self, datasource: str, writer: str, rejected: Mapping[int, RejectedRow]) -> dict[int, RejectedRow]:
-        """Count a writer's bad rows against its quota. Returns those that are within it."""
-        key = (datasource, id_prefix(writer))
+    def admit(self, append: Append, rejected: Mapping[int, RejectedRow]) -> dict[int, RejectedRow]:
+        """Count an append's bad rows against its writer's quota. Returns those that are within it."""
+        key = (append.datasource, append.writer)
         with self._lock:
             # Removing and inserting the key keeps the dictionary in order of use.
             usage = self._usage.pop(key, None)
             if usage is None or not self._all_fit(usage, rejected):
-                usage = self._read(*key)
+                usage = self._read(append)
             self._usage[key] = usage
             if len(self._usage) > CACHED_WRITERS:
                 del self._usage[next(iter(self._usage))]
@@ -72,13 +74,14 @@ class QuarantineQuota:
         usage.bytes += size
         return True
 
-    def _read(self, datasource: str, prefix: str) -> _Usage:
-        """Read the usage from the table. Ids of 16 characters are of an earlier version and have no prefix."""
-        table = quarantine.table_of(self._workspace, datasource).sql()
+    def _read(self, append: Append) -> _Usage:
+        """Read a writer's usage from the table. Ids of 16 characters are of an earlier version and have no prefix."""
+        table = quarantine.table_of(self._workspace, append.datasource).sql()
         result = self._workspace.warehouse.query(
+            # The prefixes of two of very many tenants may be equal.
             f"SELECT count(), sum(length(c__text) + length(c__header)) FROM {table} "
-            "WHERE startsWith(c__id, {m:String}) AND length(c__id) > 16",
-            {"m": prefix},
+            "WHERE startsWith(c__id, {m:String}) AND length(c__id) > 16 AND c__writer = {w:String}",
+            {"m": id_prefix(append.writer), "w": append.bound_tenant or ""},
         )
         rows, size = result.rows[0]
         return _Usage(int(rows), int(size))

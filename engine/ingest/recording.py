@@ -51,13 +51,13 @@ class Recorder:
         if not batch.rejected:
             return batch
         # A batch with rejected rows has one append: the batch was inspected.
-        staged, writer = batch.staged, batch.staged.slices[0].append.writer
-        admitted = self._quota.admit(staged.datasource, writer, batch.rejected)
-        if admitted and staged.slices[0].append.key and staged.schema.source.is_landing:
+        staged, append = batch.staged, batch.staged.slices[0].append
+        admitted = self._quota.admit(append, batch.rejected)
+        if admitted and append.key and staged.schema.source.is_landing:
             self._receipts.announce_rejections((staged.datasource, staged.id))
         # Only a repeated request has the same batch: that of a datasource which is not a landing datasource.
         if admitted and not quarantine.contains(self._workspace, staged.datasource, staged.id):
-            origin = quarantine.Origin(staged.id, staged.bound_tenant, id_prefix(writer))
+            origin = quarantine.Origin(staged.id, staged.bound_tenant, id_prefix(append.writer))
             quarantine.store(self._workspace, staged.datasource, origin, admitted.values())
         return replace(batch, discarded=frozenset(batch.rejected.keys() - admitted.keys()))
 

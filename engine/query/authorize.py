@@ -317,7 +317,8 @@ def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | Non
 
 def writer_of(claims: Claims) -> str:
     """The name under which a token appends, for limits and quarantine: a static token's id, or a JWT's name."""
-    return claims.static_id or claims.subject
+    # No JWT can have the name of a static token: ids have no spaces.
+    return claims.static_id or f"jwt {claims.subject}"
 
 
 def for_receipts(claims: Claims) -> tuple[str, frozenset[str]] | None:

@@ -163,13 +163,13 @@ class Queries:
     def _count_request(self, claims: Claims) -> None:
         """Count a request of a token with a limit of requests per second. Raises RK4010 over the limit."""
         if claims.rps:
-            self._rates.count((claims.subject, claims.static_id, claims.tenant), claims.rps)
+            self._rates.count(claims.identity, claims.rps)
 
     def _run(self, execution: Execution) -> QueryResult:
         """Run a query within the limits of its token, tenant and endpoint. Raises RK4010 when one is reached."""
         claims, timer = execution.request.claims, execution.request.timer
         max_concurrent = self._workspace.settings.max_concurrent
-        limits: list[tuple[Any, int]] = [(("token", claims.subject, claims.tenant), max_concurrent)]
+        limits: list[tuple[Any, int]] = [(("token", claims.identity), max_concurrent)]
         if execution.scope.tenant is not None:
             limits.append((("tenant", execution.scope.tenant), max_concurrent))
         if execution.limits.max_concurrent:

@@ -45,7 +45,7 @@ async def run_to_end(request: Request, query: QueryRequest, run: Callable[[Query
 def _caller_of(query: QueryRequest) -> Hashable:
     """Who shares readers: the callers of a tenant, or of a token without one."""
     claims = query.claims
-    return ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.subject)
+    return ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.identity)
 
 
 async def respond(

@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.ingest.batch import MAX_JOINED_BYTES, Append, AppendResult
+from engine.ingest.quarantine_quota import id_prefix
 from engine.ingest.values.staging import BOUND_TENANT_COLUMN
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
@@ -221,3 +222,15 @@ def test_a_writer_with_bad_rows_does_not_keep_splitting_the_batches_of_others(ro
         assert len({b for n, b in enumerate(batches) if n != 3}) == 1
         assert batches[3] != batches[0]
     assert len(set(fourth)) == 1
+
+
+def test_tenants_whose_ids_have_equal_digests_have_separate_quotas(
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = "77809", "147693"
+    assert id_prefix(f"tenant {first}") == id_prefix(f"tenant {second}")
+    settings = rookery.workspace.settings.model_copy(update={"quarantine_rows": 2})
+    monkeypatch.setattr(rookery.workspace, "settings", settings)
+    bad = line(id="x", n="many")
+    kept = [results(rookery, appends("numbers", [(tenant, bad)])) for tenant in (first, first, first, second)]
+    assert [a.quarantined for ((a),) in kept if isinstance(a, AppendResult)] == [1, 1, 0, 1]

@@ -74,6 +74,17 @@ def test_too_many_queries_of_one_caller(narrow: Server, by: str) -> None:
     assert narrow.sql("SELECT 1 AS x", tokens[0]) == [{"x": 1}], "the places are given back"
 
 
+def test_a_token_with_the_name_of_another_has_its_own_limits(narrow: Server) -> None:
+    static = narrow.static("shared name", "DATASOURCES:READ:prices")
+    token = narrow.mint("DATASOURCES:READ:prices", name="shared name")
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(narrow.post, "/v0/sql", token, content=BUSY) for _ in range(4)]
+        answers = [narrow.post("/v0/sql", static, content="SELECT 1 AS x")]
+        while not all(future.done() for future in running):
+            answers.append(narrow.post("/v0/sql", static, content="SELECT 1 AS x"))
+    assert 429 not in {a.status_code for a in answers}
+
+
 def test_requests_per_second(narrow: Server) -> None:
     token = narrow.mint("PIPES:READ:by_kind", tenant="1", name="limited", limits={"rps": 1})
     other = narrow.mint("PIPES:READ:by_kind", tenant="1", name="not limited")

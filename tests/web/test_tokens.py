@@ -206,3 +206,24 @@ def test_a_token_with_an_unenforceable_limit_is_refused(server: Server, limits: 
     body = {"name": "x", "scopes": [{"type": "PIPES:READ", "resource": "by_kind"}], "ttl": 60, "limits": limits}
     error = refused(server.admin("POST", "/v0/tokens", json=body), 400, "RK4009")
     assert "rps" in error["error"]
+
+
+HALF_A_PAIR = "\ud800"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": HALF_A_PAIR},
+        {"tenant": HALF_A_PAIR},
+        {"jti": HALF_A_PAIR},
+        {"scopes": [{**SCOPES[0], "fixed_params": {"kind": [{HALF_A_PAIR: 1}]}}]},
+        {"scopes": [{"type": "DATASOURCES:READ", "resource": "events", "filter": f"kind = '{HALF_A_PAIR}'"}]},
+        {"scopes": [{"type": "DATASOURCES:APPEND", "resource": "events"}], "name": f"x{HALF_A_PAIR}"},
+    ],
+    ids=range(6),
+)
+def test_claims_that_no_text_can_have_are_refused(server: Server, secret: str, changed: dict[str, Any]) -> None:
+    token = signed(secret, **changed)
+    for response in (server.get(PATH, token), server.post("/v0/events?name=events", token, content="{}")):
+        refused(response, 403, "RK4002")
