@@ -17,6 +17,7 @@ from engine.errors import APPLY_FAILED, RookeryError
 from engine.plan.backfill import Backfill, Journal
 from engine.plan.backfill_delivery import BACKFILL_THREADS, deliver
 from engine.plan.backfill_records import record_backfills, record_missing
+from engine.plan.begun_ranges import complete_begun_ranges
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import (
     AddColumn,
@@ -92,6 +93,8 @@ def apply(plan: Plan, context: ApplyContext) -> dict[str, int]:
             _run_all(warehouse, steps)
         done += len(steps)
         progress(steps[-1].subject, done, total)
+    created = [s.view for s in phases.locked if isinstance(s, CreateView) and not s.replaces and not s.continues]
+    complete_begun_ranges(created, warehouse, context.journal)
     backfills = []
     for steps in _locked_groups(phases.locked):
         backfills += _create_views(steps, context)

@@ -46,7 +46,7 @@ def deliver(
             group = [(b, r) for b, r in pending[start : start + RANGES_PER_RECORD] if b.id not in failed]
             if not group:
                 continue
-            running = [pool.submit(_deliver_range, warehouse, b, r) for b, r in group]
+            running = [pool.submit(deliver_range, warehouse, b, r) for b, r in group]
             # All ranges of the group end before the record is updated, even after a failure. A range that is
             # delivered but still recorded would only be repeated, and its token makes that harmless.
             wait(running)
@@ -69,14 +69,14 @@ def _report_failures(
         if exc is None:
             continue
         if on_failure is None or not isinstance(exc, RookeryError):
-            raise _described(backfill, exc) from exc
+            raise described(backfill, exc) from exc
         if backfill.id not in known | failed:
             failed.add(backfill.id)
             on_failure(backfill, exc)
     return failed
 
 
-def _described(backfill: Backfill, exc: BaseException) -> BaseException:
+def described(backfill: Backfill, exc: BaseException) -> BaseException:
     """A failure as RK3010, with the view and the tenant; any other exception, and RK6003, unchanged."""
     if not isinstance(exc, RookeryError) or exc.code is BUSY:
         return exc
@@ -91,7 +91,7 @@ def _described(backfill: Backfill, exc: BaseException) -> BaseException:
     )
 
 
-def _deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
+def deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
     """Insert one range as one block. Runs in a pool thread, without the insert lock."""
     rows = in_block_range(backfill.sql, *block_range)
     warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token_of(backfill, block_range), rows))

@@ -39,7 +39,7 @@ def record_backfills(
     names = {str(v.name) for v in views}
     # Records of an earlier attempt are void: their ranges are read again below, now that no insert runs.
     journal.delete([b for b in journal.outstanding() if b.view in names])
-    nonempty = _nonempty_tables(warehouse, {v.source for v in stored})
+    nonempty = nonempty_tables(warehouse, {v.source for v in stored})
     pending = {
         v.source: view_lock.deliveries.pending_tokens(v.source, v.mark) for v in stored if v.source in nonempty
     }
@@ -101,11 +101,11 @@ def _undelivered_tokens(warehouse: Warehouse, journal: Journal, tables: Collecti
     """
     outstanding = journal.outstanding()
     tokens = {t: {token_of(b, r) for b in outstanding if b.target == t.sql() for r in b.ranges} for t in tables}
-    carrying = _carrying_tokens(warehouse, {t for t, own in tokens.items() if own})
+    carrying = carrying_tokens(warehouse, {t for t, own in tokens.items() if own})
     return {t: own if t in carrying else set() for t, own in tokens.items()}
 
 
-def _carrying_tokens(warehouse: Warehouse, tables: Collection[Name]) -> set[Name]:
+def carrying_tokens(warehouse: Warehouse, tables: Collection[Name]) -> set[Name]:
     """The tables whose rows contain the token with which they were inserted."""
     if not tables:
         return set()
@@ -155,7 +155,7 @@ def _existing_views(warehouse: Warehouse, views: set[Name]) -> set[Name]:
     return _tables_where(warehouse, views, "engine = 'MaterializedView'")
 
 
-def _nonempty_tables(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
+def nonempty_tables(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
     """The tables that exist and have rows. Most nests are new, so one query here saves one per table later."""
     return _tables_where(warehouse, sources, "ifNull(total_rows, 1) > 0")
 
