@@ -37,7 +37,7 @@ from engine.tokens import TOKEN_KINDS
 from engine.warehouse import ddl
 from engine.warehouse.catalog import load_tables, read_schema
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
-from engine.workspace.snapshot import Snapshot, TenantRecord
+from engine.workspace.snapshot import PURGED_KIND, Snapshot, TenantRecord
 from engine.workspace.workspace import Workspace
 
 PLACEMENTS = ("pooled", "tables")
@@ -77,7 +77,8 @@ def add(
             _check_placement(workspace, snapshot.tenants.get(tenant), placement)
         new = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
         # If a tenant is added again, its interrupted erasure is cancelled, because its remaining rows are needed.
-        workspace.registry.remove(ERASURE_KIND, {*new} & workspace.registry.read(ERASURE_KIND).keys())
+        for kind in (ERASURE_KIND, PURGED_KIND):
+            workspace.registry.remove(kind, {*new} & workspace.registry.read(kind).keys())
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         records = {t: TenantRecord(t, placement or "pooled", "adding", moment) for t in new}  # type: ignore[arg-type]
         # Recorded before anything exists: after a kill, the tenant is listed as `adding`, and the command can be
@@ -159,6 +160,8 @@ def remove(
     """Remove a tenant: its views before its tables, then its tokens and its record. Inserts continue meanwhile.
 
     Its rows stay in landing, and are delivered again if it is added again, unless `purge` erases them there too.
+    After a purge, rows with its id are not stored until it is added again.
+
     Raises RK3004 for an unknown tenant; and RK3001, before anything is changed, for a shared aggregate that the
     erasure would cost other tenants' rows and that is not in `allow`. With `purge`, raises RK5013 or RK6008 while a
     batch is uncertain and cannot be completed, and RK6003 if appends that were accepted before take too long.
@@ -171,6 +174,9 @@ def remove(
                 check_id(snapshot.build, tenant)
             complete_uncertain(workspace)
             permit_erasure(workspace, snapshot.build, tenant, allow)
+            # Appends that are accepted from now on must not bring back what is about to be erased.
+            workspace.registry.write(PURGED_KIND, {tenant: {}})
+            workspace.refresh()
         if record is not None:
             progress("remove the tenant's tables", 0, 0)
             _remove(workspace, snapshot, record)

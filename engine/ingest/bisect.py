@@ -98,9 +98,13 @@ class Bisection:
             row.values = self._values_of(row)
         return rejected
 
-    def validate(self) -> dict[int, RejectedRow]:
-        """The staged rows that fail a condition of the datasource or cannot be stored, by number."""
-        judge = Judge(self._warehouse, self._batch, self._rows, self.stage_only, self._limits.failed_tries)
+    def validate(self, purged: Collection[str]) -> dict[int, RejectedRow]:
+        """The staged rows that fail a condition of the datasource, belong to `purged` tenants, or cannot be stored.
+
+        By number.
+        """
+        max_tries = self._limits.failed_tries
+        judge = Judge(self._warehouse, self._batch, self._rows, self.stage_only, max_tries, purged)
         return judge.judge()
 
     def stage_only(self, numbers: Collection[int]) -> None:

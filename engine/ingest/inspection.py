@@ -10,6 +10,7 @@ from engine.ingest.batch import AppendSlice, JudgedBatch, RejectedRow, RowTexts,
 from engine.ingest.bisect import Bisection, SearchLimits
 from engine.ingest.commit import ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import csv_rows, json_rows
+from engine.ingest.purged_tenants import purged_among, without_values
 from engine.ingest.read_settings import PARSE_SETTINGS
 from engine.ingest.row_expressions import row_expressions
 from engine.ingest.unknown_keys import KnownKeys
@@ -42,6 +43,9 @@ def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | N
         judged = _inspect_parquet(workspace, batch)
     else:
         judged = _inspect_text(workspace, batch, strict_keys)
+    purged, column = workspace.current.purged, batch.schema.source.tenant_column
+    if purged and column is not None:
+        judged = replace(judged, rejected={n: without_values(r, column, purged) for n, r in judged.rejected.items()})
     return _refused_if_foreign(judged)
 
 
@@ -56,7 +60,7 @@ def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKe
     parsing = {**PARSE_SETTINGS, "max_memory_usage": settings.insert_memory}
     bisection = Bisection(workspace.warehouse, batch, rows, parsing, limits)
     unreadable = bisection.read()
-    invalid = bisection.validate()
+    invalid = bisection.validate(workspace.current.purged)
     if rows.format is Input.NDJSON:
         _reject_other_tenants(batch, rows.texts, unreadable, invalid)
     if strict_keys is not None and rows.format is Input.NDJSON:
@@ -138,13 +142,14 @@ def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
             is_tenant = staged is batch.schema.tenant
             row.is_foreign |= batch.bound_tenant is not None and is_tenant and value is not None
     numbered_stage = False
-    if row_expressions(batch.schema.source) or batch.schema.expiry is not None:
+    purged = purged_among(workspace.warehouse, batch, batch.table.sql(), workspace.current.purged)
+    if row_expressions(batch.schema.source) or batch.schema.expiry is not None or purged:
         numbered_stage = _reject_unstorable(workspace, batch, rejected)
     return JudgedBatch(batch, inspected=True, numbered=numbered_stage, rejected=rejected)
 
 
 def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[int, RejectedRow]) -> bool:
-    """Reject the rows of a file on which keys, TTLs or indexes throw, or a TTL overflows.
+    """Reject the rows of a file on which keys, TTLs or indexes throw, or a TTL overflows, and rows of purged tenants.
 
     If there are any, the good rows are staged again with their numbers. Returns whether they were.
     """
@@ -162,7 +167,9 @@ def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[
         )
         rows = RowTexts([b""] * batch.slices[0].rows, Input.NDJSON)
         max_tries = workspace.settings.search_tries
-        judge = Judge(warehouse, replace(batch, table=numbered), rows, _keep_all, max_tries, rejected)
+        purged = workspace.current.purged
+        judge = Judge(warehouse, replace(batch, table=numbered), rows, _keep_all, max_tries, purged, rejected)
+        judge.reject_purged()
         judge.reject_unstorable()
         new = sorted(rejected.keys() - known)
         if not new:

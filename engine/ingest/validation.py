@@ -10,6 +10,7 @@ from engine.compiler.expiry_check import ExpiryCheck
 from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
+from engine.ingest.purged_tenants import purged_among, purged_reason
 from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, RowExpression, row_expressions
 from engine.ingest.values.json_paths import INVALID_ID
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, column_values, rejection_reason
@@ -41,6 +42,8 @@ class Judge:
     """Replaces the rows of the stage by those with the given numbers."""
     max_failed_tries: int
     """Maximum number of queries that may fail while rows are searched by bisection. Failures are slow."""
+    purged: Collection[str] = ()
+    """Ids of purged tenants."""
     rejected: dict[int, RejectedRow] = field(default_factory=dict)
     """The rows that cannot be stored, by number."""
     _throwing_rows: set[int] = field(default_factory=set)
@@ -65,6 +68,7 @@ class Judge:
             if staged in nested:
                 self._reject_failing(staged, check)
         self._reject_throwing({c.column: c.full.stored for c in nested})
+        self.reject_purged()
         self.reject_unstorable()
         for row in self.rejected.values():
             row.values = self._values_of(row)
@@ -120,6 +124,20 @@ class Judge:
             row.add(*default_fails(declared, message))
         else:
             row.add("", _shortened(message))
+
+    def reject_purged(self) -> None:
+        """Reject the good rows of purged tenants."""
+        rows, tenant = self.good_rows(), self.batch.schema.tenant
+        ids = purged_among(self.warehouse, self.batch, rows, self.purged)
+        if not ids or tenant is None:
+            return
+        found = self.warehouse.query(
+            f"SELECT {ROW_NUMBER_COLUMN}, toString({tenant.value}) AS _rk_id FROM {rows} "
+            "WHERE has({p:Array(String)}, _rk_id)",
+            {"p": [*ids]},
+        )
+        for number, id in found.rows:
+            self._reject(int(number)).add(tenant.column, purged_reason(str(id)))
 
     def reject_unstorable(self) -> None:
         """Reject the rows on which a key, a TTL or an index of the datasource's table throws, or a TTL overflows."""

@@ -25,6 +25,7 @@ from engine.ingest.idempotency.keys import Key, key_of
 from engine.ingest.idempotency.receipt import Receipt
 from engine.ingest.idempotency.receipts import Receipts
 from engine.ingest.inspection import inspect
+from engine.ingest.purged_tenants import purged_among
 from engine.ingest.recording import Recorder
 from engine.ingest.stage_reader import StageReader, ignored_columns
 from engine.ingest.stage_schemas import schema_for
@@ -126,7 +127,10 @@ class BatchWriter:
                 ignored_columns(schema, texts),
             )
             staged = self._reader.read(batch, texts)
-            judged = self._inspect(batch) if staged is None else JudgedBatch(staged, fast=fast)
+            if staged is None or self._has_purged_tenants(staged):
+                judged = self._inspect(staged or batch)
+            else:
+                judged = JudgedBatch(staged, fast=fast)
             if any(s.append.key for s in judged.staged.slices):
                 # A receipt is written before the rows are stored, so their number must be known.
                 judged = self._with_known_count(judged)
@@ -159,6 +163,10 @@ class BatchWriter:
         self._receipts.mark_stored(receipts)
         by_key = {r.key: r for r in receipts}
         return {id(s.append): _result(batch, s, by_key, visible) for s in batch.staged.slices}
+
+    def _has_purged_tenants(self, batch: StagedBatch) -> bool:
+        """Whether the batch has rows of purged tenants, which an inspection rejects."""
+        return bool(purged_among(self._workspace.warehouse, batch, batch.table.sql(), self._workspace.current.purged))
 
     def _with_known_count(self, batch: JudgedBatch) -> JudgedBatch:
         """A batch whose number of stored rows is known."""

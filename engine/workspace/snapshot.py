@@ -17,7 +17,9 @@ from engine.tokens import TOKEN_KINDS, SigningKey, StaticToken
 T = TypeVar("T")
 P = ParamSpec("P")
 Placement = Literal["pooled", "tables"]
-SNAPSHOT_KINDS = ("resource", "tenant", *TOKEN_KINDS, "key", "secret", "fanout", "suspended")
+PURGED_KIND = "purged"
+"""The registry's kind for purged tenants that have not been added again, by id."""
+SNAPSHOT_KINDS = ("resource", "tenant", *TOKEN_KINDS, "key", "secret", "fanout", "suspended", PURGED_KIND)
 """Kinds of registry records that a snapshot is made of."""
 
 
@@ -70,6 +72,8 @@ class Snapshot:
     """The fan-out mode of landing datasources: `routed`, or `direct`, which is also the default."""
     suspended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The records of suspended views, by name of the view."""
+    purged: frozenset[str] = frozenset()
+    """Ids of purged tenants, which have not been added again."""
     touched: Mapping[str, int] = field(default_factory=dict)
     """The version at which a tenant was added, changed or removed, for changes since the start of this process."""
     cache: LruCache[Hashable, object] = field(default_factory=LruCache, repr=False, compare=False)
@@ -127,6 +131,7 @@ def snapshot_of(
         secret=rows["secret"]["static"]["secret"],
         modes={n: str(b["mode"]) for n, b in rows.get("fanout", {}).items()},
         suspended=rows.get("suspended", {}),
+        purged=frozenset(rows.get(PURGED_KIND, {})),
     )
 
 
