@@ -168,7 +168,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def one_line(text: str | None) -> str | None:
-    """A text without line breaks, for a table."""
+    """Text without line breaks, for a table."""
     return None if text is None else " ".join(text.split())
 
 
@@ -200,12 +200,12 @@ def finding(item: Mapping[str, Any]) -> None:
 
 
 def paragraph(text: str, indent: int) -> list[str]:
-    """A text in lines that fit the terminal; those after the first are indented. One line for other streams."""
+    """Text wrapped to fit the terminal; lines after the first are indented. One line for other streams."""
     return fitting(text, indent) if sys.stdout.isatty() else [text]
 
 
 def fitting(text: str, indent: int) -> list[str]:
-    """A text in lines of the terminal's width, or 80 columns; those after the first are indented."""
+    """Text wrapped to the terminal's width, or 80 columns; lines after the first are indented."""
     if wide():
         return [text]
     words = text.lstrip(" ")

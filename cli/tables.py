@@ -29,7 +29,7 @@ class Column:
     text: bool = False
     """Whether its values may be wrapped. Ids, names, numbers and times may not."""
     shorten: bool = True
-    """Whether a text that needs too many lines is shortened."""
+    """Whether text that needs too many lines is shortened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def middle_out(text: str, width: int, mark: str = " ... ") -> str:
-    """A text of at most `width` cells, whose middle is left out if it is longer."""
+    """Text of at most `width` cells. The middle of longer text is left out."""
     if cells_of(text) <= width:
         return text
     room = max(width - len(mark), 2)
@@ -199,7 +199,7 @@ def middle_out(text: str, width: int, mark: str = " ... ") -> str:
 
 
 def _head(text: str, width: int) -> str:
-    """The beginning of a text that fills at most `width` cells, and at least one character."""
+    """The beginning of some text: at most `width` cells, but at least one character."""
     used = 0
     for position, character in enumerate(text):
         used += cells_of(character)
@@ -209,7 +209,7 @@ def _head(text: str, width: int) -> str:
 
 
 def cells_of(text: str) -> int:
-    """The number of terminal cells of a text."""
+    """The number of terminal cells that text takes up."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len

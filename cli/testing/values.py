@@ -108,7 +108,7 @@ class Comparison:
         return all(self._close(a, b, c.type) for a, b, c in zip(one, other, self.columns, strict=True))
 
     def key(self, row: tuple[Any, ...]) -> str:
-        """A text that is the same for equal rows: the row without its floating-point numbers."""
+        """A string that is the same for equal rows: the row without its floating-point numbers."""
         return repr(_without_floats(row))
 
     def _close(self, one: Any, other: Any, type: Type) -> bool:

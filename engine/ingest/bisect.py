@@ -237,7 +237,7 @@ class Bisection:
         return first | self._insert(dict(pairs[middle:]), header, columns)
 
     def _explain_stop(self, row: RejectedRow, message: str) -> None:
-        """Add the reason for which the engine stopped at a row."""
+        """Add the reason why the engine stopped at a row."""
         match = _STOPPED_AT.search(message)
         staged = next((c for c in self._schema.columns if match and c.name == match[1]), None)
         if staged is not None:

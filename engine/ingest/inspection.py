@@ -30,7 +30,7 @@ from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
 UNKNOWN_KEY_REASON = "unknown key"
-"""The beginning of the reason for which a strict datasource rejects a row."""
+"""The beginning of the reason why a strict datasource rejects a row."""
 
 
 def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:

@@ -41,7 +41,7 @@ def single_values(row: RejectedRow, schema: StageSchema) -> dict[str, bytes]:
 
 
 def explain_value(row: RejectedRow, staged: StagedColumn, schema: StageSchema) -> None:
-    """Add the reason for which the engine cannot read a row's value for a stage column."""
+    """Add the reason why the engine cannot read a row's value for a stage column."""
     columns = [c for c in schema.columns if c.name == staged.name]
     if row.format is Input.CSV:
         text = raw_cells(row.text)[_positions(row.header)[staged.name.lower()]]
@@ -66,7 +66,7 @@ def _wrong_type(value: bytes, schema: StageSchema, staged: StagedColumn, format:
 
 
 def _explain_object(row: RejectedRow, value: bytes, key: str, columns: list[StagedColumn]) -> None:
-    """Add the reasons for which an object cannot be read that several columns take their values from."""
+    """Add the reasons why an object from which several columns take their values cannot be read."""
     parts = ((c, _value_at(value, c.path)) for c in columns)
     errors = [(c, error) for c, part in parts if part is not None and (error := _syntax_error(part))]
     for column, error in errors:

@@ -52,7 +52,7 @@ def as_text(event: Mapping[str, Any]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with escapes in place of characters that cannot be printed, such as those that a terminal would obey."""
+    """Text with escapes in place of characters that cannot be printed, such as those that a terminal would obey."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

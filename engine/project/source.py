@@ -294,7 +294,7 @@ class _Reader:
             self.require_value(value, f"`{shown(key)}`")
             if key in result:
                 message = f"key `{shown(key)}` occurs twice"
-                hint = f"it first occurs in line {result.key_locations[key].line}"
+                hint = f"it first occurs on line {result.key_locations[key].line}"
                 self.problems.add(
                     RookeryError(DUPLICATE_KEY, message, hint=hint, place=self.source.place(key.location))
                 )

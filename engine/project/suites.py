@@ -95,7 +95,7 @@ def _faults(suite: Suite, tree: YamlMapping, source: YamlSource) -> Iterator[Roo
             continue
         first = seen.setdefault(case.name, written.location)
         if first is not written.location:
-            hint = f"the first one is in line {first.line}"
+            hint = f"the first one is on line {first.line}"
             message = f"there are two tests with the name `{case.name}`"
             yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=case.place_of("name"))
         yield from _case_faults(case, written, source)

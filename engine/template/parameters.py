@@ -120,7 +120,7 @@ def parameter_type(type: str, zone: str = UTC) -> ParameterType:
 
 # --- the checks ----------------------------------------------------------------------------------------------------
 def _string(raw: object) -> str:
-    """Check a text. Numbers and booleans become strings, in the form in which a query string would have them."""
+    """Check a string. Numbers and booleans become strings, in the form in which a query string would have them."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     if isinstance(raw, int | float):

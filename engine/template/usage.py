@@ -81,7 +81,7 @@ class TemplateUsage:
             self.identifiers.add(name)
         use = self.use(name, call.lineno)
         if use.type not in (None, type):
-            conflict = f"parameter `{name}` is {use.type} in line {use.line} and {type} in line {call.lineno}"
+            conflict = f"parameter `{name}` is {use.type} on line {use.line} and {type} on line {call.lineno}"
             self.type_conflicts.append((call.lineno, conflict))
         if use.type is None:
             use.type, use.line = type, call.lineno

@@ -164,7 +164,7 @@ indexes:
     hints = {str(p.place): p.hint for p in problems(text)}
     assert hints["f.yaml:1:1"] == "did you mean `columns`?"
     assert hints["f.yaml:9:16"] == "did you mean `MergeTree`?"
-    assert hints["f.yaml:13:1"] == "it first occurs in line 12"
+    assert hints["f.yaml:13:1"] == "it first occurs on line 12"
 
 
 C = "columns: [{name: a, type: String}]\n"

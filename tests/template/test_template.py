@@ -135,7 +135,7 @@ def test_conflicting_types_are_noted_and_each_place_converts_for_itself() -> Non
     template = compile_template("{{ Int32(x) }}\n{{ String(x) }}", Place("a.yaml", 10))
     ((place, message),) = template.type_conflicts
     assert place == Place("a.yaml", 11)
-    assert all(word in message for word in ("`x`", "Int32 in line 1", "String in line 2"))
+    assert all(word in message for word in ("`x`", "Int32 on line 1", "String on line 2"))
     assert [p.type for p in template.parameters] == ["Int32"]
     binder = Binder()
     template.render({"x": "7"}, binder, COLUMNS)

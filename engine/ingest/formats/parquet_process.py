@@ -109,7 +109,7 @@ def _put(part: bytes) -> None:
 
 
 def _fail(kind: str, detail: str) -> None:
-    """Write the reason for which the file cannot be split, instead of a part."""
+    """Write the reason why the file cannot be split, instead of a part."""
     sys.stdout.buffer.write(FAILURE_MARK.to_bytes(LENGTH_BYTES, "big"))
     sys.stdout.buffer.write(f"{kind} {detail}".encode())
     sys.stdout.buffer.flush()
