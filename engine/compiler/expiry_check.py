@@ -19,11 +19,11 @@ from engine.schema import literal, quote
 from engine.sql.tree import Node, members
 
 LATE_ENOUGH_S = 4_102_444_800
-"""2100-01-01 as Unix time. A row that is kept until then is not lost, even if its TTL means a later time."""
+"""2100-01-01 in Unix seconds. If a TTL means a later time, it is enough that the row is kept until then."""
 TOLERANCE_S = 2 * 86_400
-"""By how many seconds the results in the two types may differ, for example because of time zones."""
+"""Seconds by which the results in the two types may differ, for example because of time zones."""
 ROUNDING_TOLERANCE_S = 50 * 366 * 86_400
-"""The same if the wide expression does not round as the TTL does. An overflow loses at least 136 years."""
+"""The same, if the wide expression does not round like the TTL. An overflow loses at least 136 years."""
 MAX_NUMBER = 10**12
 """Greater numbers in columns count as this one. As a number of days or months, they would wrap around themselves."""
 _LONG_INTEGER = re.compile(r"(Nullable\(|LowCardinality\()*U?Int(64|128|256)\b")

@@ -179,7 +179,7 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
     snapshot = workspace.refresh()
     compiled = _compile(workspace, snapshot, files, options)
     if not options.dry_run:
-        # An interrupted change of a fan-out mode is completed first. The plan depends on the current modes, which
+        # An interrupted change to a fan-out mode is completed first. The plan depends on the current modes, which
         # determine which nests have views on landing. The second refresh reads the modes that this step may have
         # recorded.
         reconcile_modes(workspace, snapshot.build)

@@ -18,7 +18,7 @@ log = structlog.get_logger("rookery.history")
 
 
 def finish(workspace: Workspace) -> None:
-    """Complete interrupted deliveries, migrations and changes of fan-out modes. Failures are logged, not raised.
+    """Complete interrupted deliveries, migrations and changes to fan-out modes. Failures are logged, not raised.
 
     This must happen before the first insert: a target remembers only the deduplication tokens of its latest blocks.
     After a hundred more inserts it would accept a second time what had been delivered before the kill.

@@ -22,7 +22,7 @@ CATCH_UP_TIMEOUT_SECONDS = 3600.0
 
 
 class Router:
-    """Finds the worker of each datasource. Called by ingest threads, commands and changes of views."""
+    """Finds the worker of each datasource. Called by ingest threads, commands and changes to views."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -85,7 +85,7 @@ class Router:
         if worker is not None:
             worker.committed(batch)
         else:
-            # Direct since the announcement: the INSERT waited for the change of views, and the views have delivered
+            # Direct since the announcement: the INSERT waited for the change to views, and the views have delivered
             # it.
             batch.visible.set_result(True)
             batch.release()

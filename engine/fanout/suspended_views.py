@@ -156,6 +156,6 @@ def record_replacement(workspace: Workspace, view: View) -> None:
     if live is None or live.mark is None:
         return
     source = log_of(workspace, live)
-    record = _new_record(live, "a change of this view was interrupted", None)
+    record = _new_record(live, "a change to this view was interrupted", None)
     gap = Gap(None, newest_block(workspace, source) if keeps_block_numbers(workspace, source) else None)
     write_record(workspace, live, record, source, (*gaps_of(workspace, live), gap))

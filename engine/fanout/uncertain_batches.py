@@ -39,7 +39,7 @@ MAX_PAUSE_SECONDS = 30.0
 class UncertainBatches:
     """The uncertain batches of one workspace.
 
-    Ingest threads add and complete batches, changes of views complete all of them, and a background thread retries
+    Ingest threads add and complete batches, changes to views complete all of them, and a background thread retries
     when no request does. The thread that completes a batch holds the insert lock exclusively.
     """
 

@@ -79,7 +79,7 @@ class FanoutWorker(threading.Thread):
         self._catch_up = CatchUp(nests, journal, self._groups, self._main)
         self._closed = False
         self.delivery_lock = threading.RLock()
-        """Held during a delivery, and by changes of views together with the insert lock."""
+        """Held during a delivery, and by changes to views together with the insert lock."""
 
     @property
     def lagging(self) -> list[ConsumerGroup]:
@@ -100,7 +100,7 @@ class FanoutWorker(threading.Thread):
         """Take over a batch that is in landing, with its stage."""
         self._queue.put(batch)
 
-    # --- called by changes of what exists, and by commands ----------------------------------------
+    # --- called when resources change, and by commands --------------------------------------------
 
     def recover(self) -> None:
         """Before the thread starts: resume where the last process stopped. The view lock must be held."""

@@ -1,4 +1,4 @@
-"""Events: log lines about changes of the workspace. Inside a request they also have its id and its token's name."""
+"""Events: log lines about changes to the workspace. Inside a request they also have its id and its token's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock between inserts and changes of views: many inserts, or one change.
+"""The lock between inserts and changes to views: many inserts, or one change.
 
 A view that is created while an insert runs may miss its rows, or see rows that its backfill also delivers. Inserts
 therefore share this lock. A thread that creates views, and records where their backfills end, holds it exclusively.

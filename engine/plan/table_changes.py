@@ -26,7 +26,7 @@ class TableComparison:
     def result(self, *, is_fed: bool, is_log: bool) -> tuple[list[Step], list[str]]:
         """The changes in place, and the reasons to rebuild the table instead, if there are any.
 
-        A table that views feed is rebuilt for every change of a type. Others hold their only copy of the rows, so
+        A table that views feed is rebuilt for every change to a type. Others hold their only copy of the rows, so
         their columns are converted or dropped in place.
         """
         keys = _keys(self._table, self._current)

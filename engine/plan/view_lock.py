@@ -1,7 +1,7 @@
-"""The lock that a change of views holds, and the information that the change needs about rows not yet delivered.
+"""The lock that a change to views holds, and the information that the change needs about rows not yet delivered.
 
 Two kinds of operations bring rows to views: inserts, which are one statement each, and deliveries of the fan-out,
-which are several. A change of views excludes both. The fan-out is in a higher layer, so this module describes it by
+which are several. A change to views excludes both. The fan-out is in a higher layer, so this module describes it by
 two protocols.
 """
 
@@ -25,7 +25,7 @@ class ConsumedUpTo:
 
 
 class Deliveries(Protocol):
-    """What a change of views uses of the fan-out. Every method except `paused` requires the view lock."""
+    """What a change to views uses of the fan-out. Every method except `paused` requires the view lock."""
 
     def paused(self) -> AbstractContextManager[object]:
         """Hold all workers between two deliveries."""

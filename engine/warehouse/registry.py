@@ -71,7 +71,7 @@ class Registry:
         warehouse.execute(ddl.create_table(state_table(workspace, table)))
 
     def version(self) -> int:
-        """A number that increases with each change of control state, except for records of deliveries."""
+        """A number that increases with each change to control state, except for records of deliveries."""
         # Otherwise each delivery would make every server load a new snapshot.
         return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed', 'deferred')")
 

@@ -180,7 +180,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     try:
         json.loads(body, object_pairs_hook=_with_distinct_keys, parse_int=str, parse_float=str)
     except RecursionError as exc:
-        raise RookeryError(BAD_REQUEST, "the body is nested too deep") from exc
+        raise RookeryError(BAD_REQUEST, "the body is nested too deeply") from exc
     return parsed
 
 

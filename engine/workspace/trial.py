@@ -1,4 +1,4 @@
-"""Tries changes of tables on empty copies before any step of a plan is applied.
+"""Tries changes to tables on empty copies before any step of a plan is applied.
 
 The engine refuses some changes only when they are made: another type of a key column, a conversion that does not
 exist, a setting that cannot change. In the middle of a plan, such a refusal would leave the plan half applied.
@@ -28,7 +28,7 @@ class Refusal:
 
 
 def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> Iterator[Refusal]:
-    """The first refused change of each table. If many tenants have equal tables, only one of them is tried.
+    """The first refused change to each table. If many tenants have equal tables, only one of them is tried.
 
     Raises errors of the database that do not concern the change.
     """

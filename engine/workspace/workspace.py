@@ -50,7 +50,7 @@ class Workspace:
         """Shared while a batch is recorded and committed: a backup, which holds it exclusively, has whole batches."""
         self.pending_appends = PendingAppends()
         self.changes = threading.RLock()
-        """Held during a push, a change of tenants or a repair: one at a time."""
+        """Held during a push, a change to tenants or a repair: one at a time."""
         self.registry = Registry(warehouse, settings.workspace)
         migrate(Opening(warehouse, self.registry, settings))
         warehouse.keep_zone()

@@ -43,7 +43,7 @@ def pooled_only(context: Context) -> Iterator[Finding]:
 
 def orphans(context: Context) -> Iterator[Finding]:
     """Every object of the workspace is declared by a file or needed by a tenant."""
-    # What an interrupted change of a tenant left is part of the finding `unfinished-tenant`.
+    # What an interrupted change to a tenant left is part of the finding `unfinished-tenant`.
     nests = _nests(context, "ready")
     live, desired = context.live, context.desired
     state = {n for n, t in live.tables.items() if t.mark is not None and t.mark.kind == "state"}

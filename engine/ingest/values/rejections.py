@@ -176,7 +176,7 @@ def unreadable_reason(row: bytes, format: Input, header: bytes) -> str:
     except orjson.JSONDecodeError as exc:
         if row.startswith(b"{") and ("unexpected end" in str(exc) or "EOF" in str(exc)):
             return "the row is truncated"
-    return "the row is not a JSON object, or is nested too deep"
+    return "the row is not a JSON object, or is nested too deeply"
 
 
 def matches_header(row: bytes, header: bytes) -> bool:
