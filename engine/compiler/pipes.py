@@ -132,7 +132,7 @@ class CompiledPipe:
         """The published node's SQL, for materialized pipes. Raises VIEW_SHAPE for SQL that depends on parameters."""
         node = self.node(self.published)
         if node is None or node.static is None:
-            raise RookeryError(VIEW_SHAPE, f"pipe `{self.name}` has no fixed text", place=self.place)
+            raise RookeryError(VIEW_SHAPE, f"the SQL of pipe `{self.name}` depends on parameters", place=self.place)
         return node.static
 
     @property

@@ -172,7 +172,7 @@ def _rebuild_for_changed_views(comparison: _Comparison) -> None:
 
 
 def _rebuild_for_lost_views(comparison: _Comparison) -> None:
-    """Mark targets for rebuilding that lost a view, because of an interrupted change or because someone dropped it.
+    """Mark targets that have lost a view for rebuilding: a change was interrupted, or someone dropped the view.
 
     Such a view has missed rows, and a backfill would repeat the rows that it has delivered. If its missed blocks are
     recorded, only these are delivered; otherwise the table is recomputed, which needs permission if rows are lost.

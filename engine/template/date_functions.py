@@ -45,8 +45,8 @@ def _difference(seconds: int) -> Callable[..., Any]:
 
 
 def _parse_date(value: Any, formats: list[str], zone: str) -> datetime:
-    """Parse a string as a time in `zone`, in one of the author's `formats`, or without any, in the formats of
-    requests.
+    """Parse a string as a time in `zone`. It has one of the author's `formats` or, if there are none, a format that
+    requests accept.
 
     Raises InvalidValueError.
     """
