@@ -291,10 +291,10 @@ def work() -> None:
 
 def _try_pattern(place: str, methods: list[str]) -> None:
     file, _, name = place.partition(":")
-    found = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+    attribute = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
     worst = [(a, b, c, LENGTH) for a, b, c in REGISTERED[place]]
     usual = [(a, b, "\0", SHORTER) for b in UNITS for a in {"", *(w[0] for w in worst)}] if worst else []
-    for pattern in found if isinstance(found, tuple) else (found,):
+    for pattern in attribute if isinstance(attribute, tuple) else (attribute,):
         for begin, unit, end, length in (*worst, *usual):
             text: Any = begin + unit * (length // len(unit)) + end
             text = text.encode() if isinstance(pattern.pattern, bytes) else text

@@ -67,8 +67,8 @@ FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them
 def rows_as_tenant(server: Server, tenant: object, sql: str) -> list[dict[str, Any]]:
     """Rows of a query that an admin runs as a tenant."""
     headers = {"x-rookery-tenant": str(tenant)}
-    found: list[dict[str, Any]] = server.admin_json("POST", "/v0/sql", content=sql, headers=headers)["data"]
-    return found
+    rows: list[dict[str, Any]] = server.admin_json("POST", "/v0/sql", content=sql, headers=headers)["data"]
+    return rows
 
 
 def assert_exact(server: Server, tables: Iterable[int], pooled: Iterable[int], also: str = "") -> None:

@@ -51,7 +51,7 @@ class Cli:
 
     def __call__(self, *arguments: object, code: int = 0, input: str | bytes = b"", **environment: str) -> Outcome:
         """Run a command; it must end with `code`, and never with a traceback."""
-        found = subprocess.run(
+        completed = subprocess.run(
             [*self.command, *map(str, arguments)],
             cwd=self.directory,
             env=self.seen(**environment),
@@ -59,7 +59,7 @@ class Cli:
             capture_output=True,
             timeout=120,
         )
-        outcome = Outcome(found.returncode, found.stdout.decode(), found.stderr.decode())
+        outcome = Outcome(completed.returncode, completed.stdout.decode(), completed.stderr.decode())
         assert "Traceback" not in outcome.text, outcome.text
         assert outcome.code == code, f"{arguments}: {outcome.code} instead of {code}\n{outcome.text}"
         return outcome

@@ -20,12 +20,12 @@ def forked() -> Path:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A server of the test's own."""
-    with running(tmp_path / "server") as found:
-        yield found
+    with running(tmp_path / "server") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the file's own."""
-    with running(tmp_path_factory.mktemp("server")) as found:
-        yield found
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server

@@ -24,19 +24,19 @@ WIDE = 14_000
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("append")) as found:
-        yield found
+    with running(tmp_path_factory.mktemp("append")) as server:
+        yield server
 
 
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
     """With a datasource of the test's own, `events`."""
-    found = for_server(server, tmp_path)
+    cli = for_server(server, tmp_path)
     if "events" in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}:
-        found("datasource", "rm", "events", "--force")
-    found.write({"datasources/events.yaml": EVENTS})
-    found("push")
-    return found
+        cli("datasource", "rm", "events", "--force")
+    cli.write({"datasources/events.yaml": EVENTS})
+    cli("push")
+    return cli
 
 
 def stored(server: Server) -> list[dict[str, object]]:
@@ -189,9 +189,9 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     (cli.directory / "rows.ndjson").write_text(
         '{"tenant_id": 1, "event": "a", "units": 1}\n{"tenant_id": \nno json\n{"event": "b"}\n'
     )
-    found = cli("append", "events", "rows.ndjson", "--json").json
+    output = cli("append", "events", "rows.ndjson", "--json").json
     first = {"row": 2, "columns": [], "reason": "the row is truncated"}
-    assert found == expected_response(1, quarantined=3, first_bad_row=first)
+    assert output == expected_response(1, quarantined=3, first_bad_row=first)
     assert stored(server) == [{"tenant_id": 1, "event": "a", "units": 1}]
     listed = cli("quarantine", "ls", "events", "--limit", 2)
     assert "tenant_id: " in listed.out and "missing" in listed.out and "no json" in listed.out

@@ -79,11 +79,11 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path, problems: d
     cli = Cli(tmp_path)
     cli.write(FILES)
     cli.write({file: text for file, (text, _) in problems.items()})
-    found = listed(cli("check", code=1).err)
+    listing = listed(cli("check", code=1).err)
     for file, (_, code) in problems.items():
         if code:
-            assert any(f" {code}" in line for line in found.get(file, [])), f"{file}: {found.get(file)}"
-    assert not set(found) - set(problems), "a file that is right is blamed"
+            assert any(f" {code}" in line for line in listing.get(file, [])), f"{file}: {listing.get(file)}"
+    assert not set(listing) - set(problems), "a file that is right is blamed"
 
 
 @pytest.mark.parametrize("command", ["check", "push"])
@@ -99,9 +99,9 @@ def test_resources_over_an_unreadable_file_are_not_reported(tmp_path: Path, comm
         }
     )
     text = cli(command, code=1).err
-    found = listed(text)
-    assert set(found) == {"datasources/events.yaml", "endpoints/own.yaml"}
-    assert found["endpoints/own.yaml"][0].startswith("endpoints/own.yaml:3:9, ")
+    listing = listed(text)
+    assert set(listing) == {"datasources/events.yaml", "endpoints/own.yaml"}
+    assert listing["endpoints/own.yaml"][0].startswith("endpoints/own.yaml:3:9, ")
     assert "did you mean `units`?" in text
 
 

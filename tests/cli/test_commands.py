@@ -46,19 +46,19 @@ COMMANDS = list(tree(typer.main.get_command(app)))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("commands")) as found:
-        found.push(FILES)
-        found.tenant("1", "tables")
-        found.tenant("2")
-        history(found, [1, 2, 3], 10)
-        yield found
+    with running(tmp_path_factory.mktemp("commands")) as server:
+        server.push(FILES)
+        server.tenant("1", "tables")
+        server.tenant("2")
+        history(server, [1, 2, 3], 10)
+        yield server
 
 
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
-    found = for_server(server, tmp_path)
-    found.write(FILES)
-    return found
+    cli = for_server(server, tmp_path)
+    cli.write(FILES)
+    return cli
 
 
 def test_every_help_has_an_example_and_needs_no_server(tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_data_is_on_stdout_and_messages_on_stderr(cli: Cli) -> None:
 
 
 def test_a_failure_in_json_has_code_and_hint(cli: Cli) -> None:
-    found = cli("--json", "sql", "SELECT nothing FROM events", code=1).json
-    assert found["code"].startswith("RK")
-    assert found["error"]
+    output = cli("--json", "sql", "SELECT nothing FROM events", code=1).json
+    assert output["code"].startswith("RK")
+    assert output["error"]
 
 
 class TestWhichNode:
@@ -255,21 +255,23 @@ def test_unused_standard_input_is_ignored(cli: Cli) -> None:
     cli.write({"endpoints/more.yaml": "sql: SELECT 1 AS one\n"})
     for arguments in (["push"], ["plan"], ["tenant", "add", "1"], ["pipe", "rm", "more"]):
         script = f"yes | {cli.command[0]} {' '.join(arguments)}"
-        found = subprocess.run(
+        completed = subprocess.run(
             ["bash", "-c", script], cwd=cli.directory, env=cli.seen(), capture_output=True, timeout=60
         )
-        assert found.returncode == 0, found.stderr
-    found = subprocess.run(
+        assert completed.returncode == 0, completed.stderr
+    completed = subprocess.run(
         [*cli.command, "plan"], cwd=cli.directory, env=cli.seen(), stdin=None, close_fds=True, timeout=60
     )
-    assert found.returncode == 3
+    assert completed.returncode == 3
 
 
 def test_a_closed_pipe_is_not_an_error(cli: Cli) -> None:
     script = f"{cli.command[0]} sql 'SELECT number FROM numbers(1000000)' --format csv | head -1"
-    found = subprocess.run(["bash", "-c", script], cwd=cli.directory, env=cli.seen(), capture_output=True, timeout=60)
-    assert b"Traceback" not in found.stderr
-    assert found.stdout == b'"number"\n'
+    completed = subprocess.run(
+        ["bash", "-c", script], cwd=cli.directory, env=cli.seen(), capture_output=True, timeout=60
+    )
+    assert b"Traceback" not in completed.stderr
+    assert completed.stdout == b'"number"\n'
 
 
 def test_private_files_are_private(server: Server, tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from tests.support.server import Server, running
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A workspace with names of every kind, some of which a shell could interpret."""
-    with running(tmp_path_factory.mktemp("completion")) as found:
-        found.push(FILES)
-        found.tenant("17", "pooled")
-        found.events("events", [{"tenant_id": 18, "event": "a"}])
+    with running(tmp_path_factory.mktemp("completion")) as server:
+        server.push(FILES)
+        server.tenant("17", "pooled")
+        server.events("events", [{"tenant_id": 18, "event": "a"}])
         for name in ("web", "web; touch pwned", "web$(id)", "web`id`", "-web"):
-            found.admin_json("POST", "/v0/tokens", json={"name": name, "scopes": ["PIPES:READ:usage"]})
-        yield found
+            server.admin_json("POST", "/v0/tokens", json={"name": name, "scopes": ["PIPES:READ:usage"]})
+        yield server
 
 
 def bash(words: str) -> dict[str, str]:
@@ -156,7 +156,7 @@ def test_damaged_state_files_are_ignored(tmp_path: Path) -> None:
 
 def test_a_completion_of_names_imports_few_modules(server: Server, tmp_path: Path) -> None:
     access = {"ROOKERY_URL": server.url, "ROOKERY_TOKEN": server.admin_token}
-    found = modules(tmp_path, **bash("rookery get "), **access)
-    assert {m for m in found if m.partition(".")[0] == "engine"} == OWN
-    assert not {m.partition(".")[0] for m in found} & LIBRARIES
-    assert len(found) < 500
+    imported = modules(tmp_path, **bash("rookery get "), **access)
+    assert {m for m in imported if m.partition(".")[0] == "engine"} == OWN
+    assert not {m.partition(".")[0] for m in imported} & LIBRARIES
+    assert len(imported) < 500

@@ -36,9 +36,9 @@ EXPORTS = {"event": "export", "events": 1, "units": 18446744073709551615}
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    found = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
-    found.write({**FILES, "tests/usage.yaml": TESTS})
-    return found
+    cli = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
+    cli.write({**FILES, "tests/usage.yaml": TESTS})
+    return cli
 
 
 def left_behind(cli: Cli) -> list[Path]:

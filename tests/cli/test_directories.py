@@ -106,18 +106,18 @@ def test_commands_and_servers_wait_for_the_owner_of_the_directory(tmp_path: Path
         wait_until(lambda: b"waiting" in log.read_bytes() or server.poll() is not None)
         assert server.poll() is None, log.read_text()
         # A command that comes now waits for the server, which does not listen yet.
-        asked = subprocess.Popen(
+        process = subprocess.Popen(
             [*cli.command, "--json", "tenant", "ls"],
             cwd=tmp_path,
             env=cli.seen(PYTHONPATH=str(ROOT)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        line = asked.stderr.readline() if asked.stderr else b""
+        line = process.stderr.readline() if process.stderr else b""
         assert f"waiting: the server (process {server.pid}) to start".encode() in line
     try:
-        out_text, _ = asked.communicate(timeout=60)
-        assert (asked.returncode, json.loads(out_text)) == (0, [])
+        out_text, _ = process.communicate(timeout=60)
+        assert (process.returncode, json.loads(out_text)) == (0, [])
         assert server.poll() is None, log.read_text()
     finally:
         server.terminate()
@@ -145,7 +145,7 @@ def test_a_directory_that_was_removed_is_named(tmp_path: Path, command: list[str
     gone = tmp_path / "gone"
     gone.mkdir()
     script = 'rmdir "$PWD" && exec "$0" "$@"'
-    found = subprocess.run(
+    completed = subprocess.run(
         ["/bin/sh", "-c", script, *REAL, *command],
         cwd=gone,
         env={"PYTHONPATH": str(ROOT)},
@@ -153,9 +153,9 @@ def test_a_directory_that_was_removed_is_named(tmp_path: Path, command: list[str
         text=True,
         timeout=120,
     )
-    assert found.returncode == 1
-    assert "RK1008" in found.stderr and "current directory" in found.stderr
-    assert "Traceback" not in found.stderr
+    assert completed.returncode == 1
+    assert "RK1008" in completed.stderr and "current directory" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def test_check_reports_invalid_settings(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def test_an_explanation_in_a_terminal_and_as_json(shared_server: Server, tmp_pat
     rows = [{"tenant": 7, "day": "2026-01-02", "kind_of_event_that_the_application_sends": "a"}]
     server.events("events", rows)
     call = ("explain", "usage", "from_day=2026-01-02", "--tenant", "7")
-    found = cli(*call, "--json").json
-    assert (found["pipe"], found["tenant"], found["result_rows"]) == ("usage", "7", 1)
-    assert found["memory_bytes"] > 0
+    output = cli(*call, "--json").json
+    assert (output["pipe"], output["tenant"], output["result_rows"]) == ("usage", "7", 1)
+    assert output["memory_bytes"] > 0
     text = cli.terminal(*call)
     shown = re.sub("\x1b\\[[0-9;]*m", "", text)
     assert max(map(len, shown.splitlines())) <= 80, shown
@@ -55,7 +55,7 @@ def test_an_explanation_in_a_terminal_and_as_json(shared_server: Server, tmp_pat
     ):
         assert word in text, word
     plain = cli(*call)
-    assert found["sql"] in plain.out
+    assert output["sql"] in plain.out
     assert "kind_of_event_that_the_application_sends" in plain.err
 
 

@@ -31,7 +31,7 @@ warehouse.close()
 
 def on_the_engine(directory: Path, *statements: str) -> list[Any]:
     """Run statements of another program while no server runs on the directory; returns the rows of the SELECTs."""
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", ENGINE, str(directory / ".rookery" / "data")],
         input=json.dumps(statements),
         capture_output=True,
@@ -39,7 +39,7 @@ def on_the_engine(directory: Path, *statements: str) -> list[Any]:
         cwd=ROOT,
         check=True,
     )
-    return list(json.loads(found.stdout))
+    return list(json.loads(completed.stdout))
 
 
 def test_foreign_tables_are_refused_and_survive_prune_and_tenant_rm(tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def test_a_damaged_state_file_is_ignored(tmp_path: Path, pid: object) -> None:
     announce_start(settings)
     note = json.loads(server_file(settings).read_text()) | {"pid": pid}
     server_file(settings).write_text(json.dumps(note))
-    found = announced(settings)
-    assert found is None or found.starting == (pid == os.getpid() and pid is not True)
+    announcement = announced(settings)
+    assert announcement is None or announcement.starting == (pid == os.getpid() and pid is not True)
     announce_start(settings)
     assert json.loads(server_file(settings).read_text())["pid"] == os.getpid()
 
@@ -180,9 +180,9 @@ def test_a_killed_server_with_the_number_of_this_process_is_recognized(tmp_path:
     assert not announce_start(settings)
     announce(settings, "http://127.0.0.1:1")
     assert announce_start(settings)
-    found = announced(settings)
-    assert found is not None
-    assert found.url is None, "commands wait for the start instead of the old address"
+    announcement = announced(settings)
+    assert announcement is not None
+    assert announcement.url is None, "commands wait for the start instead of the old address"
 
 
 @pytest.mark.feature

@@ -53,9 +53,9 @@ def test_a_failing_view_is_reported_and_repaired(tmp_path: Path) -> None:
         sick = cli("doctor", code=8)
         assert "suspended-view" in sick.out
         assert "hint:" in sick.out
-        found = cli("doctor", "--json", code=8).json
-        assert found["healthy"] is False
-        assert "suspended-view" in {f["check"] for f in found["findings"]}
+        output = cli("doctor", "--json", code=8).json
+        assert output["healthy"] is False
+        assert "suspended-view" in {f["check"] for f in output["findings"]}
     on_the_engine(home, f"RENAME TABLE {AWAY} TO {TARGET}")
     with running(home) as server:
         cli = for_server(server, checkout)

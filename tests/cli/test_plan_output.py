@@ -18,20 +18,20 @@ PIPE = "pipes/usage_pipe.yaml"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A workspace with three tenants that have tables, and history."""
-    with running(tmp_path_factory.mktemp("plan")) as found:
-        found.push(FILES)
-        history(found, [1, 2, 3], 60)
+    with running(tmp_path_factory.mktemp("plan")) as server:
+        server.push(FILES)
+        history(server, [1, 2, 3], 60)
         for tenant in (1, 2, 3):
-            found.tenant(str(tenant), "tables")
-        yield found
+            server.tenant(str(tenant), "tables")
+        yield server
 
 
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
     """A checkout of what is deployed, in which a query is changed."""
-    found = for_server(server, tmp_path / "checkout")
-    found.write({**FILES, PIPE: FILES[PIPE].replace("FROM events", "FROM events WHERE event != 'z'")})
-    return found
+    cli = for_server(server, tmp_path / "checkout")
+    cli.write({**FILES, PIPE: FILES[PIPE].replace("FROM events", "FROM events WHERE event != 'z'")})
+    return cli
 
 
 def test_a_plan_before_the_first_push(tmp_path: Path) -> None:

@@ -19,27 +19,27 @@ TABLES, POOLED, NOBODY = [1, 2], [3, 4], [5]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A workspace with two tenants of each placement, history, and rows of a tenant that does not exist."""
-    with running(tmp_path_factory.mktemp("push")) as found:
-        found.push(FILES)
-        history(found, TABLES + POOLED + NOBODY, 60)
+    with running(tmp_path_factory.mktemp("push")) as server:
+        server.push(FILES)
+        history(server, TABLES + POOLED + NOBODY, 60)
         for tenant in TABLES:
-            found.tenant(str(tenant), "tables")
+            server.tenant(str(tenant), "tables")
         for tenant in POOLED:
-            found.tenant(str(tenant), "pooled")
-        yield found
+            server.tenant(str(tenant), "pooled")
+        yield server
 
 
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Iterator[Cli]:
     """A checkout of what is deployed; afterwards everything is as the files say again."""
-    found = for_server(server, tmp_path / "checkout")
-    found.write(FILES)
-    yield found
-    for file in found.directory.rglob("*.yaml"):
+    cli = for_server(server, tmp_path / "checkout")
+    cli.write(FILES)
+    yield cli
+    for file in cli.directory.rglob("*.yaml"):
         file.unlink()
-    found.write(FILES)
+    cli.write(FILES)
     names = [*(Path(f).stem for f in FILES), "extra", "unseen", "fine"]
-    found("push", "--prune", *(a for name in names for a in ("--allow-destructive", name)))
+    cli("push", "--prune", *(a for name in names for a in ("--allow-destructive", name)))
 
 
 def edit(cli: Cli, file: str, old: str, new: str) -> None:

@@ -89,17 +89,17 @@ def modules(directory: Path, *arguments: str, **environment: str) -> set[str]:
 def test_commands_without_a_workspace_import_few_modules(
     tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
-    found = modules(tmp_path, *arguments, **environment)
-    assert "cli.app" in found
-    assert {m for m in found if m.partition(".")[0] == "engine"} == OWN
-    assert not {m.partition(".")[0] for m in found} & LIBRARIES
+    imported = modules(tmp_path, *arguments, **environment)
+    assert "cli.app" in imported
+    assert {m for m in imported if m.partition(".")[0] == "engine"} == OWN
+    assert not {m.partition(".")[0] for m in imported} & LIBRARIES
 
 
 def test_a_command_for_a_running_server_does_not_import_the_engine(shared_server: Server, tmp_path: Path) -> None:
     access = {"ROOKERY_URL": shared_server.url, "ROOKERY_TOKEN": shared_server.admin_token}
-    found = modules(tmp_path, "tenant", "ls", **access)
-    assert {m for m in found if m.partition(".")[0] == "engine"} == {*OWN, "engine.settings"}
-    assert not {m.partition(".")[0] for m in found} & (LIBRARIES - {"httpx", "orjson"})
+    imported = modules(tmp_path, "tenant", "ls", **access)
+    assert {m for m in imported if m.partition(".")[0] == "engine"} == {*OWN, "engine.settings"}
+    assert not {m.partition(".")[0] for m in imported} & (LIBRARIES - {"httpx", "orjson"})
 
 
 def test_a_command_for_a_running_server_does_not_search_for_garbage(shared_server: Server, tmp_path: Path) -> None:

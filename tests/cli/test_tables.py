@@ -37,19 +37,19 @@ COLUMNS = [
 @given(ROWS, st.integers(50, 160))
 @settings(max_examples=300, deadline=None)
 def test_a_table_fits_and_keeps_ids_and_numbers(rows: list[dict[str, Any]], width: int) -> None:
-    found = fitted(rows, COLUMNS, width, str)
-    assert all(cells_of(line) <= width for text in found.lines for line in text.split("\n"))
-    printed = "\n".join(found.lines)
-    assert not found.is_records
+    table = fitted(rows, COLUMNS, width, str)
+    assert all(cells_of(line) <= width for text in table.lines for line in text.split("\n"))
+    printed = "\n".join(table.lines)
+    assert not table.is_records
     for row in rows:
         assert re.search(rf"(^|\s){re.escape(row['id'])}(\s|$)", printed)
-        if "rows" not in found.omitted:
+        if "rows" not in table.omitted:
             assert re.search(rf"\s{row['rows']}(\s|$)", printed)
-    heading = found.lines[0].split()
-    assert heading == [c.name for c in COLUMNS if c.name not in found.omitted]
+    heading = table.lines[0].split()
+    assert heading == [c.name for c in COLUMNS if c.name not in table.omitted]
     ranks = {c.name: c.rank for c in COLUMNS}
     kept = [ranks[name] for name in heading]
-    assert all(ranks[name] >= max(kept, default=0) for name in found.omitted)
+    assert all(ranks[name] >= max(kept, default=0) for name in table.omitted)
 
 
 @given(ROWS, st.integers(20, 160))
@@ -57,13 +57,13 @@ def test_a_table_fits_and_keeps_ids_and_numbers(rows: list[dict[str, Any]], widt
 def test_results_lose_nothing(rows: list[dict[str, Any]], width: int) -> None:
     """Columns without a rank: every row becomes a block if they do not fit."""
     columns = [Column(c.name, text=c.text, shorten=False) for c in COLUMNS]
-    found = fitted(rows, columns, width, str)
-    assert not found.omitted
-    printed = "\n".join(found.lines)
+    table = fitted(rows, columns, width, str)
+    assert not table.omitted
+    printed = "\n".join(table.lines)
     for row in rows:
         assert row["id"] in printed and str(row["rows"]) in printed
-    if not found.is_records:
-        assert all(cells_of(line) <= width for text in found.lines for line in text.split("\n"))
+    if not table.is_records:
+        assert all(cells_of(line) <= width for text in table.lines for line in text.split("\n"))
     letters = sorted("".join(printed.split()))
     for row in rows:
         for letter in set(row["note"].replace(" ", "")):
@@ -73,9 +73,9 @@ def test_results_lose_nothing(rows: list[dict[str, Any]], width: int) -> None:
 @given(ROWS)
 @settings(deadline=None)
 def test_any_width_has_one_line_for_each_row(rows: list[dict[str, Any]]) -> None:
-    found = fitted(rows, COLUMNS, None, str)
-    assert (len(found.lines), found.omitted) == (len(rows) + 1, [])
-    assert all("\n" not in line for line in found.lines)
+    table = fitted(rows, COLUMNS, None, str)
+    assert (len(table.lines), table.omitted) == (len(rows) + 1, [])
+    assert all("\n" not in line for line in table.lines)
 
 
 @given(WORDS, st.integers(2, 60))

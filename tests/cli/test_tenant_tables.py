@@ -24,10 +24,10 @@ FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the article's landing datasource and rows of tenants that are not provisioned."""
-    with running(tmp_path_factory.mktemp("article")) as found:
-        for_server(found, PROJECT)("push", "events")
-        history(found, range(1, 100), OLD)
-        yield found
+    with running(tmp_path_factory.mktemp("article")) as server:
+        for_server(server, PROJECT)("push", "events")
+        history(server, range(1, 100), OLD)
+        yield server
 
 
 def checkout(directory: Path) -> Path:
@@ -41,7 +41,7 @@ def provision(server: Server, directory: Path, tenant: int, forked: Path | None 
     cli = for_server(server, directory)
     bin_ = forked or _real(directory)
     environment = cli.seen(PATH=f"{bin_}:{cli.seen()['PATH']}")
-    found = subprocess.run(
+    completed = subprocess.run(
         [directory / "provision.sh", str(tenant)],
         env=environment,
         cwd=directory.parent,
@@ -49,8 +49,8 @@ def provision(server: Server, directory: Path, tenant: int, forked: Path | None 
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    assert found.returncode == 0, found.stderr
-    return found.stdout.strip()
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
 
 
 def _real(directory: Path) -> Path:

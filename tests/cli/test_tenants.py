@@ -53,12 +53,12 @@ materialize: {target: united, per_tenant: true}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("tenants")) as found:
-        found.push({**FILES, **SECOND_LEVEL, **TWO_LANDINGS})
-        history(found, range(1, 60), 20)
+    with running(tmp_path_factory.mktemp("tenants")) as server:
+        server.push({**FILES, **SECOND_LEVEL, **TWO_LANDINGS})
+        history(server, range(1, 60), 20)
         for landing in ("web", "app"):
-            history(found, range(1, 60), 10, landing)
-        yield found
+            history(server, range(1, 60), 10, landing)
+        yield server
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def test_add_ls_show_rm_in_both_placements(cli: Cli, server: Server) -> None:
         assert "exists already" in cli("tenant", "add", tenant).err
         assert server.admin_json("GET", "/v0/workspace")["tenants"] == before["tenants"]
     assert_exact(server, [1], [2])
-    found = listed(cli)
-    assert (found["1"]["placement"], found["1"]["state"], found["1"]["rows"]) == ("tables", "ready", 20 + 20)
-    assert (found["2"]["placement"], found["2"]["state"]) == ("pooled", "ready")
+    listing = listed(cli)
+    assert (listing["1"]["placement"], listing["1"]["state"], listing["1"]["rows"]) == ("tables", "ready", 20 + 20)
+    assert (listing["2"]["placement"], listing["2"]["state"]) == ("pooled", "ready")
     shown = cli("tenant", "show", "1", "--json").json
     assert {t["name"] for t in shown["tables"]} >= {"events", "usage_daily", "totals", "feeds"}
     assert cli("tenant", "show", "2", "--json").json["tables"] == []
@@ -218,10 +218,10 @@ def test_a_pipe_over_a_per_tenant_target_and_a_hidden_tenant_column(cli: Cli, se
         )
         assert refused.status_code == 400
     server.push({"endpoints/total.yaml": "sql: SELECT * FROM totals FINAL\n"})
-    found = [
+    response = [
         server.get("/v0/pipes/total.json", server.mint("PIPES:READ:total", tenant=t)).json() for t in ("40", "41")
     ]
-    assert found[0]["meta"] == found[1]["meta"]
+    assert response[0]["meta"] == response[1]["meta"]
     for tenant in ("40", "41"):
         cli("tenant", "rm", tenant)
 

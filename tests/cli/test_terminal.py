@@ -22,15 +22,15 @@ WIDE = "SELECT 605132 AS number, 'some words that are more than the rest' AS tex
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A workspace with tenants of each placement, rows, a quarantine and tokens."""
-    with running(tmp_path_factory.mktemp("terminal")) as found:
-        found.push(FILES)
+    with running(tmp_path_factory.mktemp("terminal")) as server:
+        server.push(FILES)
         for tenant, placement in (("1", "tables"), ("2", "pooled")):
-            found.tenant(tenant, placement)
-        found.events("events", [{"tenant_id": 1 + i % 3, "event": "a", "units": 1} for i in range(3000)])
-        found.events("events", [{"tenant_id": 1, "event": "a", "units": "a long text, where a number should be"}])
-        found.admin_json("POST", "/v0/tokens", json={"name": "web", "scopes": ["PIPES:READ:usage"], "tenant": "2"})
-        found.admin_json("POST", "/v0/tokens", json={"name": LONG, "scopes": ["READ:ALL"]})
-        yield found
+            server.tenant(tenant, placement)
+        server.events("events", [{"tenant_id": 1 + i % 3, "event": "a", "units": 1} for i in range(3000)])
+        server.events("events", [{"tenant_id": 1, "event": "a", "units": "a long text, where a number should be"}])
+        server.admin_json("POST", "/v0/tokens", json={"name": "web", "scopes": ["PIPES:READ:usage"], "tenant": "2"})
+        server.admin_json("POST", "/v0/tokens", json={"name": LONG, "scopes": ["READ:ALL"]})
+        yield server
 
 
 @pytest.fixture

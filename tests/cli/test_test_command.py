@@ -38,9 +38,9 @@ tests:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    found = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
-    found.write({**FILES, "tests/usage.yaml": FIXTURES + PASSING})
-    return found
+    cli = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
+    cli.write({**FILES, "tests/usage.yaml": FIXTURES + PASSING})
+    return cli
 
 
 def test_passing_tests_leave_nothing_behind(cli: Cli, tmp_path: Path) -> None:

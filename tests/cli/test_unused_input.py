@@ -16,17 +16,17 @@ TEMPLATE = "sql: SELECT {{ Int8(a, 1) }} AS a, {{ Array(several, 'String', 'x') 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("silent")) as found:
-        found.push({**FILES, "endpoints/one.yaml": TEMPLATE})
-        found.tenant("1", "tables")
-        yield found
+    with running(tmp_path_factory.mktemp("silent")) as server:
+        server.push({**FILES, "endpoints/one.yaml": TEMPLATE})
+        server.tenant("1", "tables")
+        yield server
 
 
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
-    found = for_server(server, tmp_path)
-    found.write({**FILES, "endpoints/one.yaml": TEMPLATE})
-    return found
+    cli = for_server(server, tmp_path)
+    cli.write({**FILES, "endpoints/one.yaml": TEMPLATE})
+    return cli
 
 
 def test_a_token_with_an_unused_fixed_parameter_is_refused(cli: Cli) -> None:

@@ -62,9 +62,9 @@ CASES: list[tuple[str, dict[str, str], Code, str]] = [
 def test_problems_have_a_code_and_a_place(
     workspace: Workspace, files: dict[str, str], code: Code, place: str
 ) -> None:
-    found = problems_of(workspace, files)
-    assert code in [p.code for p in found], [str(p) for p in found]
-    problem = next(p for p in found if p.code is code)
+    problems = problems_of(workspace, files)
+    assert code in [p.code for p in problems], [str(p) for p in problems]
+    problem = next(p for p in problems if p.code is code)
     assert str(problem.place or "").startswith(place)
 
 

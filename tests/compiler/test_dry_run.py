@@ -209,8 +209,8 @@ def test_names_can_begin_with_an_underscore(workspace: Workspace) -> None:
     assert [c.name for c in build.outputs["__top"]] == ["__n"]
     assert {p.name for p in parameters_of(build.pipes, "__top")} == {"__key", "_least"}
     for name in ("_rk_a", "_rk1_a", "_RK_a", "__"):
-        found = problems_of(workspace, {"a": f"nodes: [{{name: {name}, sql: SELECT 1}}]\n"})
-        assert [p.code for p in found] == [errors.BAD_NAME], name
+        problems = problems_of(workspace, {"a": f"nodes: [{{name: {name}, sql: SELECT 1}}]\n"})
+        assert [p.code for p in problems] == [errors.BAD_NAME], name
 
 
 def test_a_parameter_of_two_types_is_a_warning_and_one_against_the_file_an_error(workspace: Workspace) -> None:

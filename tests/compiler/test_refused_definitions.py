@@ -84,14 +84,14 @@ def test_each_refused_part_has_a_place_a_code_and_a_hint(workspace: Workspace) -
     wrong = {}
     for what, name, text in cases():
         line = 1 + next(n for n, written in enumerate(text.split("\n")) if written.endswith("# bad"))
-        found = problems_of(workspace, {"events": EVENTS, name: text})
-        at_place = [str(p) for p in found if p.place and (p.place.file, p.place.line) == (f"{name}.yaml", line)]
-        silent = [str(p) for p in found if not p.hint and p.code.id not in ("RK2001", "RK2003", "RK1016")]
+        problems = problems_of(workspace, {"events": EVENTS, name: text})
+        at_place = [str(p) for p in problems if p.place and (p.place.file, p.place.line) == (f"{name}.yaml", line)]
+        silent = [str(p) for p in problems if not p.hint and p.code.id not in ("RK2001", "RK2003", "RK1016")]
         noise = [
-            x for x in map(str, found) if "_tmp_alter" in x or "_block_number" in x or "RK6004" in x or "\n" in x
+            x for x in map(str, problems) if "_tmp_alter" in x or "_block_number" in x or "RK6004" in x or "\n" in x
         ]
-        if len(at_place) != len(found) or not found or silent or noise:
-            wrong[what, name] = (line, [str(p) for p in found])
+        if len(at_place) != len(problems) or not problems or silent or noise:
+            wrong[what, name] = (line, [str(p) for p in problems])
     assert wrong == {}
 
 
@@ -102,8 +102,8 @@ def test_all_refused_parts_are_reported_at_once(workspace: Workspace) -> None:
   - {name: c, type: UInt32, default: "c + 1", codec: ZSTD(99)}
 engine: {sorting_key: a, ttl: a, settings: {nosuch: 1}}
 """
-    found = problems_of(workspace, {"several": text})
-    assert [(p.place.line, p.code.id) for p in found if p.place] == [
+    problems = problems_of(workspace, {"several": text})
+    assert [(p.place.line, p.code.id) for p in problems if p.place] == [
         (2, "RK2007"), (4, "RK2007"), (3, "RK2007"), (4, "RK2007"), (5, "RK2007"), (5, "RK2007"),
     ]  # fmt: skip
 
@@ -161,9 +161,9 @@ def test_changes_that_the_engine_refuses_are_found_before_the_first_step(workspa
         for dry_run in (True, False):
             with pytest.raises(RookeryError) as caught:
                 pushed(workspace, {"changing": text}, "changing", dry_run=dry_run)
-            found = caught.value
-            assert (found.code.id, found.place and found.place.line) == ("RK2030", line), found
-            assert found.hint
+            error = caught.value
+            assert (error.code.id, error.place and error.place.line) == ("RK2030", line), error
+            assert error.hint
     assert not pushed(workspace, {"changing": EVENTS}, dry_run=True).plan
 
 

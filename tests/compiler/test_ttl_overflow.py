@@ -38,8 +38,8 @@ FINE = (
 
 
 def warned(workspace: Workspace, files: dict[str, str]) -> list[tuple[str, str, int]]:
-    found = compiled(workspace, files).warnings
-    return [(w.code.id, str(w.place.file), int(w.place.line or 0)) for w in found if w.place]
+    warnings = compiled(workspace, files).warnings
+    return [(w.code.id, str(w.place.file), int(w.place.line or 0)) for w in warnings if w.place]
 
 
 def test_ttls_beyond_the_range_of_their_type_get_a_warning(workspace: Workspace) -> None:

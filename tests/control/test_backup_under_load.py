@@ -50,8 +50,8 @@ def send(http: httpx.Client, server: Server, writer: int, number: int, wait: str
     )
     # Appends wait for a backup; they are not refused.
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 @dataclass

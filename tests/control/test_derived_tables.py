@@ -116,15 +116,15 @@ def _assert_right(rookery: Rookery, sent: Rows) -> None:
     for tenant in (*OWN, *POOLED):
         database = rookery.nest(tenant) if tenant in OWN else "main"
         mine = f"WHERE tenant_id = {tenant}"
-        got = rookery.rows(f"SELECT bucket, sum(events), sum(total) FROM {database}.sums {mine} GROUP BY bucket")
-        assert {(b, e, t) for b, e, t in got} == {
+        rows = rookery.rows(f"SELECT bucket, sum(events), sum(total) FROM {database}.sums {mine} GROUP BY bucket")
+        assert {(b, e, t) for b, e, t in rows} == {
             (b, sums[tenant][b, "events"], sums[tenant][b, "total"]) for b in range(4)
         }
         uniq = rookery.rows(f"SELECT bucket, uniqMerge(ids) FROM {database}.states {mine} GROUP BY bucket")
         assert dict(uniq) == {b: len(ids[tenant, b]) for b in range(4)}
     for tenant in OWN:
-        got = rookery.rows(f"SELECT id, n FROM {rookery.nest(tenant)}.events ORDER BY id")
-        assert got == sorted((r["id"], r["n"]) for r in sent if str(r["tenant_id"]) == tenant)
+        rows = rookery.rows(f"SELECT id, n FROM {rookery.nest(tenant)}.events ORDER BY id")
+        assert rows == sorted((r["id"], r["n"]) for r in sent if str(r["tenant_id"]) == tenant)
     newest = {r["id"] % 10: r["id"] for r in sorted(sent, key=lambda r: r["id"]) if r["tenant_id"] == 8}
     assert dict(rookery.rows("SELECT slot, version FROM main.latest FINAL")) == newest
     plain = rookery.rows("SELECT id, twice FROM main.plain ORDER BY id")
@@ -132,19 +132,19 @@ def _assert_right(rookery: Rookery, sent: Rows) -> None:
 
 
 def _parts(rookery: Rookery) -> list[tuple[str, str, str]]:
-    found = rookery.rows(
+    rows = rookery.rows(
         "SELECT database, table, name FROM system.parts WHERE active AND rows > 0 AND "
         "((database = 'main' AND table IN ('sums', 'states', 'latest', 'plain')) "
         "OR startsWith(database, 'main_nest')) ORDER BY ALL"
     )
-    return [(str(d), str(t), str(p)) for d, t, p in found]
+    return [(str(d), str(t), str(p)) for d, t, p in rows]
 
 
 def test_healthy_derived_tables_have_no_findings(filled: tuple[Rookery, Rows]) -> None:
     rookery, sent = filled
     _assert_right(rookery, sent)
-    found = examine(rookery.workspace, deep=True).findings
-    assert [(f.check, f.object) for f in found] == []
+    findings = examine(rookery.workspace, deep=True).findings
+    assert [(f.check, f.object) for f in findings] == []
 
 
 def test_deleted_parts_are_reported_and_restored(filled: tuple[Rookery, Rows]) -> None:
@@ -192,10 +192,10 @@ def test_duplicated_rows_are_reported(filled: tuple[Rookery, Rows]) -> None:
         rookery.run("ALTER TABLE main.sums ATTACH PARTITION tuple() FROM main.twice")
     finally:
         rookery.run("DROP TABLE main.twice")
-    (found,) = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
-    assert (found.object, found.level) == ("main.sums", "error")
-    assert found.message.startswith("tenant 8: 1 keys") and "exceed" in found.message
-    assert found.hint and "stored twice" in found.hint and "--allow-destructive sums" in found.hint
+    (finding,) = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
+    assert (finding.object, finding.level) == ("main.sums", "error")
+    assert finding.message.startswith("tenant 8: 1 keys") and "exceed" in finding.message
+    assert finding.hint and "stored twice" in finding.hint and "--allow-destructive sums" in finding.hint
     assert [t["table"] for t in repair(rookery.workspace, ["sums"])["repaired"]] == ["main.sums"]
     assert _found(rookery) == []
     _assert_right(rookery, sent)
@@ -212,9 +212,9 @@ def test_rows_lost_by_the_source_are_reported_and_kept(filled: tuple[Rookery, Ro
     rookery.run(f"ALTER TABLE main.events DROP PART '{part}'")
     tables = ("sums", "states", "latest", "plain")
     before = {t: sorted(map(str, rookery.rows(f"SELECT * FROM main.{t} FINAL"))) for t in ("sums", "latest")}
-    found = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
-    assert {f.object for f in found} & {f"main.{t}" for t in tables}
-    assert any("exceed" in f.message for f in found)
+    findings = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
+    assert {f.object for f in findings} & {f"main.{t}" for t in tables}
+    assert any("exceed" in f.message for f in findings)
     repaired = repair(rookery.workspace)["repaired"]
     assert all(t["keys"] == 0 for t in repaired if t["table"].startswith("main."))
     assert before == {t: sorted(map(str, rookery.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}

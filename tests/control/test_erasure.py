@@ -112,8 +112,8 @@ def test_an_interrupted_erasure_is_reported_with_the_command_that_finishes_it(
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
                 patched.setattr(erasure, "delete_rows", _killed)
                 tenants.remove(rookery.workspace, tenant, purge=True)
-            (found,) = [f for f in examine(rookery.workspace).findings if f.check == "unfinished-tenant"]
-            assert (found.object, found.hint) == (f"tenant {tenant}", f"rookery tenant rm {tenant} --purge")
+            (finding,) = [f for f in examine(rookery.workspace).findings if f.check == "unfinished-tenant"]
+            assert (finding.object, finding.hint) == (f"tenant {tenant}", f"rookery tenant rm {tenant} --purge")
             if tenant == "3":
                 with pytest.raises(RookeryError) as raised:
                     tenants.add(rookery.workspace, [tenant])

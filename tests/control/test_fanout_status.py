@@ -16,10 +16,10 @@ from tests.control.conftest import OWN, Billing, rows
 
 
 def datasource_status(billing: Billing, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(
+    status: dict[str, Any] = next(
         d for d in fanout_status.status(billing.workspace)["datasources"] if d["datasource"] == name
     )
-    return found
+    return status
 
 
 def listed(billing: Billing) -> dict[str, dict[str, Any]]:
@@ -34,13 +34,13 @@ def gauges(billing: Billing) -> dict[str, float]:
 
 
 def test_a_healthy_fanout_has_no_lag(billing: Billing) -> None:
-    found = fanout_status.status(billing.workspace)
-    assert [(d["datasource"], d["mode"], d["in_step"]) for d in found["datasources"]] == [
+    status = fanout_status.status(billing.workspace)
+    assert [(d["datasource"], d["mode"], d["in_step"]) for d in status["datasources"]] == [
         ("clicks", "routed", 3),
         ("events", "direct", 3),
     ]
-    assert all(d["rows"] == 0 and d["seconds"] == 0 and d["strays"] == [] for d in found["datasources"])
-    assert found["suspended"] == []
+    assert all(d["rows"] == 0 and d["seconds"] == 0 and d["strays"] == [] for d in status["datasources"])
+    assert status["suspended"] == []
     assert {(t["lag_rows"], t["lag_seconds"], t["error"]) for t in listed(billing).values()} == {(0, 0.0, None)}
     assert fanout_status.retry(billing.workspace) == {"retried": {}}
 
@@ -53,9 +53,9 @@ def test_a_failing_nest_is_reported_with_its_error_and_its_lag(billing: Billing)
         assert first.visible is not None
         assert second.visible is not None
         assert (first.visible.result(30), second.visible.result(30)) == (False, False)
-        found = datasource_status(billing, "clicks")
-        assert (found["in_step"], found["rows"]) == (2, 0)
-        (stray,) = found["strays"]
+        status = datasource_status(billing, "clicks")
+        assert (status["in_step"], status["rows"]) == (2, 0)
+        (stray,) = status["strays"]
         assert (stray["tenant"], stray["rows"]) == ("2", 2)
         assert stray["tries"] >= 1
         assert "clicked" in stray["error"]
@@ -91,8 +91,8 @@ def test_a_view_that_fails_in_direct_mode_is_suspended_reported_and_repaired(bil
     try:
         assert billing.send("events", rows(10)).rows == 5
         assert billing.send("events", rows(11)).rows == 5
-        found = fanout_status.status(billing.workspace)
-        (down,) = found["suspended"]
+        status = fanout_status.status(billing.workspace)
+        (down,) = status["suspended"]
         assert down["view"] == str(billing.nest("2", "_rk_usage_pipe"))
         assert "usage_daily" in down["error"]
         assert datasource_status(billing, "events")["in_step"] == 2
@@ -136,9 +136,9 @@ def test_undelivered_rows_are_a_lag(billing: Billing) -> None:
     assert lane is not None
     with lane.delivery_lock:
         outcome = billing.send("clicks", rows(20))
-        found = datasource_status(billing, "clicks")
-        assert found["rows"] == 3, "of tenants in step; others have no table to wait for"
-        assert found["seconds"] > 0
+        status = datasource_status(billing, "clicks")
+        assert status["rows"] == 3, "of tenants in step; others have no table to wait for"
+        assert status["seconds"] > 0
         assert [listed(billing)[t]["lag_rows"] for t in (*OWN, "8")] == [1, 1, 1, 0]
         seen = gauges(billing)
         assert seen['rookery_fanout_lag_rows{datasource="clicks"}'] == 3
@@ -153,8 +153,8 @@ def test_ingestion_counters(billing: Billing) -> None:
     names = ("ingested_rows", "ingested_bytes", "ingest_requests", "ingest_batches", "quarantined_rows")
 
     def seen() -> list[float]:
-        found = gauges(billing)
-        return [found.get(f"rookery_{n}_total{label}", 0) for n in (*names, "quarantined_bytes")]
+        values = gauges(billing)
+        return [values.get(f"rookery_{n}_total{label}", 0) for n in (*names, "quarantined_bytes")]
 
     before = seen()
     billing.send("events", [*rows(1), {"tenant_id": 1, "units": "many"}])
@@ -162,12 +162,12 @@ def test_ingestion_counters(billing: Billing) -> None:
     assert (rises[0], rises[2:5]) == (5, [1, 1, 1])
     assert rises[1] > 100
     assert rises[5] > 20
-    found = gauges(billing)
-    assert found['rookery_fanout_flush_seconds_count{datasource="clicks"}'] > 0
-    assert found["rookery_uptime_seconds"] > 0
-    assert not [name for name in found if "tenant=" in name], "any number of tenants would be any number of labels"
+    values = gauges(billing)
+    assert values['rookery_fanout_flush_seconds_count{datasource="clicks"}'] > 0
+    assert values["rookery_uptime_seconds"] > 0
+    assert not [name for name in values if "tenant=" in name], "any number of tenants would be any number of labels"
     known = {m.name.removeprefix("rookery_") for m in metrics.REGISTRY.collect()}
-    shown = {n.removeprefix("rookery_").partition("{")[0] for n in found}
+    shown = {n.removeprefix("rookery_").partition("{")[0] for n in values}
     for name in shown:
         plain = name.removesuffix("_total").removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
         assert plain.removesuffix("_created") in known, name

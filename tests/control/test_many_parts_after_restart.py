@@ -24,8 +24,8 @@ def test_many_parts_of_a_nest_are_found_after_a_restart(tmp_path: Path, monkeypa
         rookery.run("OPTIMIZE TABLE main.events FINAL")
 
         def named() -> set[str]:
-            found = {f.object for f in examine(rookery.workspace).findings if f.check == "many-parts"}
-            return {name for name in found if name.startswith("main_nest")}
+            findings = {f.object for f in examine(rookery.workspace).findings if f.check == "many-parts"}
+            return {name for name in findings if name.startswith("main_nest")}
 
         rookery.run(f"OPTIMIZE TABLE {rookery.nest('1')}.sums FINAL")
         assert named() == {"main_nest_1.events"}

@@ -94,8 +94,8 @@ class Sender:
                 f"SELECT sum(events), sum(total) FROM {database}.years WHERE tenant_id = {tenant} AND year >= {since}"
             )
             assert years == [(len(mine), sum(r["n"] for r in mine))]
-        wanted = sorted((r["id"], r["n"]) for r in self.sent if str(r["tenant_id"]) == POOLED and r["day"] >= since)
-        assert self.rookery.rows(f"SELECT id, n FROM main.plain WHERE day >= '{since}-01-01' ORDER BY id") == wanted
+        expected = sorted((r["id"], r["n"]) for r in self.sent if str(r["tenant_id"]) == POOLED and r["day"] >= since)
+        assert self.rookery.rows(f"SELECT id, n FROM main.plain WHERE day >= '{since}-01-01' ORDER BY id") == expected
 
     def expire(self) -> None:
         """Landing and its copy forget the rows of 1990."""
@@ -111,8 +111,8 @@ class Sender:
 
     def errors(self) -> dict[str, str]:
         """The errors of the doctor, and their hints."""
-        found = examine(self.rookery.workspace, deep=True).findings
-        return {f.object: str(f.hint) for f in found if f.level == "error" and f.check in ("derived", "copy")}
+        findings = examine(self.rookery.workspace, deep=True).findings
+        return {f.object: str(f.hint) for f in findings if f.level == "error" and f.check in ("derived", "copy")}
 
 
 def _sender(rookery: Rookery, ttl: str) -> Sender:
@@ -155,9 +155,11 @@ def test_detached_parts_are_attached_again(sender: Sender) -> None:
     for database, table in _tables(sender):
         rookery.run(f"ALTER TABLE {database}.{table} DETACH PART '{sender.newest(table, database=database)}'")
         named.add(f"{database.strip('`')}.{table}")
-    found = sender.errors()
+    errors = sender.errors()
     # What is made from `months` is compared with what is there, and again when that is repaired.
-    assert found.keys() == {t for t in named if "years" not in t} and {*found.values()} == {"rookery doctor --repair"}
+    assert errors.keys() == {t for t in named if "years" not in t} and {*errors.values()} == {
+        "rookery doctor --repair"
+    }
     repaired = {t["table"]: t["detached"] for t in repair(rookery.workspace)["repaired"]}
     assert {t for t, parts in repaired.items() if [p["done"] for p in parts] == ["attached"]} == named
     assert rookery.rows("SELECT count() FROM system.detached_parts") == [(0,)]
@@ -173,9 +175,9 @@ def test_remaining_source_rows_prove_a_shortage(sender: Sender) -> None:
     for database, table in _tables(sender):
         rookery.run(f"ALTER TABLE {database}.{table} DROP PART '{sender.newest(table, database=database)}'")
         named.add(f"{database.strip('`')}.{table}")
-    found = sender.errors()
-    assert found.keys() == {t for t in named if "years" not in t}
-    assert {*found.values()} == {"rookery doctor --repair"}
+    errors = sender.errors()
+    assert errors.keys() == {t for t in named if "years" not in t}
+    assert {*errors.values()} == {"rookery doctor --repair"}
     repair(rookery.workspace)
     assert sender.errors() == {}
     sender.assert_right(since="2090")
@@ -219,9 +221,9 @@ def test_surplus_rows_are_an_error_and_can_be_removed(sender: Sender) -> None:
         rookery.run(f"CREATE TABLE main.kept CLONE AS main.{table}")
         rookery.run(f"ALTER TABLE main.{table} ATTACH PARTITION tuple() FROM main.kept")
         rookery.run("DROP TABLE main.kept")
-    found = sender.errors()
-    assert found.keys() == {"main.months", "main.plain"}
-    assert all(hint.endswith(f"--repair --allow-destructive {t.split('.')[1]}") for t, hint in found.items())
+    errors = sender.errors()
+    assert errors.keys() == {"main.months", "main.plain"}
+    assert all(hint.endswith(f"--repair --allow-destructive {t.split('.')[1]}") for t, hint in errors.items())
     repaired = repair(rookery.workspace)["repaired"]
     assert all(t["keys"] == 0 and "--allow-destructive" in t["not_repaired"] for t in repaired)
     repair(rookery.workspace, ["months", "plain"])

@@ -266,8 +266,8 @@ def unpacked(directory: Path) -> Path:
 
 
 def answers() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ANSWERS.read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads(ANSWERS.read_text(encoding="utf-8"))
+    return document
 
 
 def asked(server: Any) -> Iterator[tuple[str, Any]]:

@@ -29,21 +29,21 @@ Found = tuple[Server, list[Hit]]
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     with running(tmp_path_factory.mktemp("journal")) as server:
-        found = hits(Random(7), 250)
+        page_hits = hits(Random(7), 250)
         now = datetime.now(UTC).replace(microsecond=0)
         recent = [Hit(now - timedelta(seconds=n), "alpha", f"now{n % 3}", "/now/", "post-9", "free", "desktop", "ES", "", "", n)
                   for n in range(5)]  # fmt: skip
         pushed = server.push(PROJECT)
         assert [w["code"] for w in pushed["warnings"]] == ["RK2020"]
         server.tenant("alpha", TENANTS["alpha"])
-        half = len(found) // 2
-        for part in (found[:half], found[half:] + recent):
+        half = len(page_hits) // 2
+        for part in (page_hits[:half], page_hits[half:] + recent):
             server.admin_json(
                 "POST", "/v0/events", params={"name": "site_events", "wait": "true"}, content=lines(part).encode()
             )
             # One tenant is added when rows are stored already.
             server.tenant("beta", TENANTS["beta"])
-        yield server, found + recent
+        yield server, page_hits + recent
 
 
 def _ask(server: Server, tenant: str, pipe: str, status: int = 200, **asked: Any) -> Any:

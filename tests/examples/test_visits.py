@@ -33,21 +33,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
         for tenant, placement in TENANTS.items():
             server.tenant(tenant, placement)
         minutes = timedelta(minutes=10)
-        found = visits(Random(11), 220)
-        found += visits(Random(12), 30, datetime.now(UTC).replace(microsecond=0) - 2 * minutes, 10 / 1440)
+        sessions = visits(Random(11), 220)
+        sessions += visits(Random(12), 30, datetime.now(UTC).replace(microsecond=0) - 2 * minutes, 10 / 1440)
         tracker = server.static("tracker", "DATASOURCES:APPEND:visit_events")
-        body = "\n".join(json.dumps(v.event()) for v in found)
+        body = "\n".join(json.dumps(v.event()) for v in sessions)
         response = server.post("/v0/events?name=visit_events&wait=true", tracker, content=body)
-        assert response.json()["successful_rows"] == len(found), response.text
-        yield server, found
+        assert response.json()["successful_rows"] == len(sessions), response.text
+        yield server, sessions
 
 
 def _ask(server: Server, tenant: str, pipe: str, **asked: Any) -> list[dict[str, Any]]:
     token = server.mint(f"PIPES:READ:{pipe}", tenant=tenant)
     response = server.get(f"/v0/pipes/{pipe}.json", token, params=asked)
     assert response.status_code == 200, response.text
-    found: list[dict[str, Any]] = response.json()["data"]
-    return found
+    rows: list[dict[str, Any]] = response.json()["data"]
+    return rows
 
 
 def _close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

@@ -173,15 +173,15 @@ def differences(server: Server, sent: SentRows) -> list[str]:
 
 def _of_tenant(server: Server, tenant: str, token: str, sent: list[dict[str, int]]) -> Iterator[str]:
     mine = [r for r in sent if r["tenant_id"] == int(tenant)]
-    wanted = (len(mine), len(mine), sum(r["n"] for r in mine))
+    expected = (len(mine), len(mine), sum(r["n"] for r in mine))
     for where, key in (("landing", server.admin_token), ("copy", token)):
         (row,) = server.sql(f"SELECT {CHECKSUM} FROM events WHERE tenant_id = {tenant}", key)
-        got = (int(row["rows"]), int(row["ids"]), int(row["total"]))
-        if got != wanted:
-            yield f"tenant {tenant}: {where} {got}, sent {wanted}"
+        actual = (int(row["rows"]), int(row["ids"]), int(row["total"]))
+        if actual != expected:
+            yield f"tenant {tenant}: {where} {actual}, sent {expected}"
     (row,) = server.sql("SELECT sum(events) AS rows, sum(total) AS total FROM sums", token)
-    if (int(row["rows"]), int(row["total"])) != (wanted[0], wanted[2]):
-        yield f"tenant {tenant}: sums {dict(row)}, sent {wanted}"
+    if (int(row["rows"]), int(row["total"])) != (expected[0], expected[2]):
+        yield f"tenant {tenant}: sums {dict(row)}, sent {expected}"
 
 
 def _of_quarantine(server: Server, sent: SentRows) -> Iterator[str]:
@@ -213,5 +213,5 @@ def _of_journal(server: Server) -> Iterator[str]:
 
 def findings(server: Server) -> list[dict[str, Any]]:
     """Everything that the doctor finds."""
-    found: list[dict[str, Any]] = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
-    return found
+    findings: list[dict[str, Any]] = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
+    return findings

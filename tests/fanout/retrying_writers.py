@@ -151,8 +151,8 @@ class Stream:
     def until(self, acknowledged: int) -> None:
         """Wait until so many more requests have been acknowledged."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        wanted = self._acknowledged() + acknowledged
-        while self._acknowledged() < wanted:
+        expected = self._acknowledged() + acknowledged
+        while self._acknowledged() < expected:
             assert time.monotonic() < deadline, f"{self._acknowledged()} requests in a minute: {self.faults[:3]}"
             time.sleep(0.01)
 
@@ -234,8 +234,8 @@ def differences(server: Server, own: Iterable[str], *, sums: Iterable[str] = ("s
     tokens = {t: _reader(server, t, sums) for t in (*own, POOLED)}
     before: list[str] | None = None
     while True:
-        wanted = landing(server)
-        found = [d for t, token in tokens.items() for d in _compared(server, t, token, wanted, sums)]
+        expected = landing(server)
+        found = [d for t, token in tokens.items() for d in _compared(server, t, token, expected, sums)]
         if not found or time.monotonic() > deadline or (before == found and _settled_for(server) > 4):
             return found
         before = found

@@ -39,8 +39,8 @@ def test_tenants_are_added_while_rows_arrive(tmp_path: Path, mode: str) -> None:
         stream.until(5)
         stream.finish()
         assert stream.faults == []
-        found = check_delivery(server, stream, (*OWN, *LATER))
-        assert found.clean, found
+        report = check_delivery(server, stream, (*OWN, *LATER))
+        assert report.clean, report
         assert all(landing(server)[t]["rows"] for t in LATER)
 
 
@@ -57,8 +57,8 @@ def test_modes_change_while_rows_arrive(tmp_path: Path) -> None:
             server.push(project(mode))
         stream.finish()
         assert stream.faults == []
-        found = check_delivery(server, stream)
-        assert found.clean, found
+        report = check_delivery(server, stream)
+        assert report.clean, report
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,8 @@ def _send(rookery: Rookery) -> bool:
 
 def _found(rookery: Rookery) -> list[tuple[str, str]]:
     """What the doctor says of views."""
-    found = examine(rookery.workspace).findings
-    return [(f.check, f.object) for f in found if f.check in ("deferred-view", "drift")]
+    findings = examine(rookery.workspace).findings
+    return [(f.check, f.object) for f in findings if f.check in ("deferred-view", "drift")]
 
 
 def _wait_for_views(rookery: Rookery) -> None:

@@ -123,9 +123,9 @@ class Ledger:
             rows = self.rookery.rows(
                 f"SELECT tenant_id, sum(events) FROM {table} WHERE tenant_id != {LATE} GROUP BY 1"
             )
-            wanted = {t: e for t, (_, e) in self.wanted(whose).items()}
-            if {int(t): int(e) for t, e in rows} != wanted:
-                found.append(f"{table}: {rows} instead of {wanted}")
+            expected = {t: e for t, (_, e) in self.wanted(whose).items()}
+            if {int(t): int(e) for t, e in rows} != expected:
+                found.append(f"{table}: {rows} instead of {expected}")
         return found
 
 

@@ -83,14 +83,14 @@ def _rows(tenants: Iterable[str], n: int = 5) -> list[dict[str, int]]:
 
 def _lacking(rookery: Rookery, target: str) -> set[str]:
     """Tenants whose rows in a shared target differ from landing."""
-    found = rookery.rows(
+    rows = rookery.rows(
         "SELECT toString(tenant_id), l.1, t.1 FROM "
         "(SELECT tenant_id, (count(), sum(if(n = 0, 0, intDiv(100, greatest(n, 1))))) AS l FROM main.events "
         "WHERE tenant_id != 100 GROUP BY tenant_id) AS a "
         f"LEFT JOIN (SELECT tenant_id, (sum(events), sum(share)) AS t FROM main.{target} GROUP BY tenant_id) AS b "
         "USING tenant_id WHERE l != t"
     )
-    return {row[0] for row in found}
+    return {row[0] for row in rows}
 
 
 def _excluded(rookery: Rookery) -> dict[str, list[str]]:

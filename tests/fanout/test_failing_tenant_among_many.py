@@ -62,7 +62,7 @@ def test_one_failing_tenant_delays_no_other(rookery: Rookery, monkeypatch: pytes
     rookery.router.retry_now()
     rookery.wait_until_caught_up()
     landed = rookery.rows(f"SELECT toString(tenant_id) AS t, {CHECKSUM} FROM main.events GROUP BY t ORDER BY t")
-    found = [(t, *rookery.rows(f"SELECT {CHECKSUM} FROM {rookery.nest(t)}.events")[0]) for t, *_ in landed]
-    assert found == landed
+    rows = [(t, *rookery.rows(f"SELECT {CHECKSUM} FROM {rookery.nest(t)}.events")[0]) for t, *_ in landed]
+    assert rows == landed
     assert BROKEN in {t for t, *_ in landed}
     assert rookery.differences([BROKEN, "1"]) == []

@@ -97,5 +97,5 @@ def fill_up(small_disk: Path, reserve: int | None, runs: int) -> None:
             assert server.get("/ready").status_code == 200
     with running(small_disk, **settings) as server:
         _assert_agree(server, number)
-        found = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})
-        assert found["findings"] == []
+        report = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})
+        assert report["findings"] == []

@@ -60,12 +60,12 @@ def _push(rookery: Rookery, query: str, *, skip: str = "fill", allow: str = "", 
 def _totals(rookery: Rookery) -> dict[int, int]:
     """Sums by year, the same in both placements."""
     rookery.wait_until_caught_up()
-    found = [
+    rows = [
         dict(rookery.rows(f"SELECT year, sum(total) FROM {d}.totals WHERE tenant_id = {t} GROUP BY year"))
         for d, t in (("main", POOLED), (rookery.nest(OWN), OWN))
     ]
-    assert found[0] == found[1]
-    return {int(y): int(n) for y, n in found[0].items()}
+    assert rows[0] == rows[1]
+    return {int(y): int(n) for y, n in rows[0].items()}
 
 
 def _errors(rookery: Rookery) -> list[str]:

@@ -43,8 +43,8 @@ def test_every_row_is_stored_once(tmp_path: Path, mode: str) -> None:
         stream.connect(server)
         stream.until(5)
         stream.finish()
-        found = check_delivery(server, stream)
-        assert found.clean, found
+        report = check_delivery(server, stream)
+        assert report.clean, report
         assert stream.faults == []
         assert receipts_differ(server, stream) == []
 
@@ -69,8 +69,8 @@ def test_kills_while_tenants_and_modes_change(tmp_path: Path) -> None:
         stream.connect(server)
         server.push(project("routed"))
         stream.finish()
-        found = check_delivery(server, stream, (*OWN, LATER))
-        assert found.clean, found
+        report = check_delivery(server, stream, (*OWN, LATER))
+        assert report.clean, report
         assert stream.faults == []
 
 
@@ -108,6 +108,6 @@ def test_a_retry_after_a_lost_response_needs_a_key(tmp_path: Path, keyed: bool) 
         stream.connect(server)
         assert stream.send(client, request)
         assert request.answers[-1].get("repeated", False) is keyed
-        found = check_delivery(server, stream)
-        assert found.clean is keyed, found
-        assert found.doubled == (0 if keyed else len(request.rows))
+        report = check_delivery(server, stream)
+        assert report.clean is keyed, report
+        assert report.doubled == (0 if keyed else len(request.rows))

@@ -181,8 +181,8 @@ def test_a_push_adds_a_derived_table(home: Path, mode: str) -> None:
     with restarted(home) as server:
         server.push(project(mode, **more))
         for tenant in EVERYONE:
-            found = rows_as_tenant(server, tenant, "SELECT sum(events) AS n FROM usage_twice")
-            assert found == [{"n": 12}]
+            rows = rows_as_tenant(server, tenant, "SELECT sum(events) AS n FROM usage_twice")
+            assert rows == [{"n": 12}]
 
 
 def test_a_ttl_removes_old_rows_everywhere(home: Path, mode: str) -> None:
@@ -209,8 +209,8 @@ def test_a_ttl_removes_old_rows_everywhere(home: Path, mode: str) -> None:
 def test_repair_of_a_table_that_lost_its_rows(home: Path) -> None:
     on_the_engine(home, "TRUNCATE TABLE main_nest_1.usage_daily", "TRUNCATE TABLE main_nest_2.events")
     with restarted(home) as server:
-        found = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})
-        assert {f["object"] for f in found["findings"]} >= {"main_nest_1.usage_daily", "main_nest_2.events"}
+        report = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})
+        assert {f["object"] for f in report["findings"]} >= {"main_nest_1.usage_daily", "main_nest_2.events"}
         server.admin_json("POST", "/v0/doctor", json={})
 
 

@@ -117,8 +117,8 @@ def test_a_batch_is_completed_before_the_next_one_is_stored(rookery: Rookery) ->
     assert _code(rookery, _rows()) == OVERLOADED.id
     assert rookery.rows("SELECT count() FROM main.plain") == [(before + 9,)], "the datasource has it"
     assert _code(rookery, _rows()) == IN_DOUBT.id
-    found = [f for f in examine(rookery.workspace).findings if f.check == "batch-in-doubt"]
-    assert [f.object for f in found] == ["main.plain"]
+    findings = [f for f in examine(rookery.workspace).findings if f.check == "batch-in-doubt"]
+    assert [f.object for f in findings] == ["main.plain"]
     rookery.run(TAKEN)
     uncertain_batches_of(rookery.workspace).complete_all()
     assert _send(rookery, _rows()) == 9

@@ -40,8 +40,8 @@ def _rows(*whose: str) -> list[dict[str, int]]:
 
 
 def _asleep(rookery: Rookery) -> set[tuple[str, str]]:
-    found = rookery.rows("SELECT database, name FROM system.tables WHERE engine = 'TableProxy'")
-    return {(str(database), str(name)) for database, name in found}
+    rows = rookery.rows("SELECT database, name FROM system.tables WHERE engine = 'TableProxy'")
+    return {(str(database), str(name)) for database, name in rows}
 
 
 def _all(*names: str) -> set[tuple[str, str]]:

@@ -116,11 +116,11 @@ def _change_bytes(rookery: Rookery) -> None:
 def stored(rookery: Rookery, columns: dict[str, Any]) -> list[tuple[Any, ...]]:
     outcome = rookery.gateway.append("rows", written({"id": IDS, **columns}), Input.PARQUET).result(60)
     shown = ", ".join(f"toString({n})" for n in columns)
-    found = rookery.rows(f"SELECT id, {shown} FROM main.rows ORDER BY id")
+    rows = rookery.rows(f"SELECT id, {shown} FROM main.rows ORDER BY id")
     rookery.run("TRUNCATE TABLE main.rows")
     rookery.run("TRUNCATE TABLE main.rows_quarantine")
-    assert outcome.rows == len(found)
-    return found
+    assert outcome.rows == len(rows)
+    return rows
 
 
 EMPTY = {

@@ -103,8 +103,8 @@ def test_values_of_parquet_files_of_other_types(
     pq.write_table(pa.table({"id": pa.array([1, 2], pa.uint32()), column: pa.array([value, None], type)}), sink)
     outcome = rookery.gateway.append("plain", sink.getvalue(), Input.PARQUET).result(60)
     assert (outcome.rows, outcome.quarantined) == ((2, 0) if stored is not None else (1, 1))
-    found = rookery.rows(f"SELECT ifNull(toString({column}), 'NULL') FROM main.plain WHERE id = 1")
-    assert found == ([(stored,)] if stored is not None else [])
+    rows = rookery.rows(f"SELECT ifNull(toString({column}), 'NULL') FROM main.plain WHERE id = 1")
+    assert rows == ([(stored,)] if stored is not None else [])
     rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 

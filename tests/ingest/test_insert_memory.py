@@ -21,16 +21,16 @@ WIDE += "engine: {sorting_key: [c0]}\n"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("memory"), ROOKERY_MAX_INSERT_MEMORY=128 * MIB) as found:
-        found.push({"datasources/wide.yaml": WIDE})
-        yield found
+    with running(tmp_path_factory.mktemp("memory"), ROOKERY_MAX_INSERT_MEMORY=128 * MIB) as server:
+        server.push({"datasources/wide.yaml": WIDE})
+        yield server
 
 
 @pytest.mark.parametrize("path", ["/v0/events?name=wide&wait=true", "/v0/datasources?name=wide&format=ndjson"])
 def test_short_rows_of_a_wide_datasource_are_bounded(server: Server, path: str) -> None:
     before = server.sql("SELECT count() AS n FROM wide")[0]["n"]
-    found = server.admin("POST", path, content=b'{"c0":"x"}\n' * 200_000)
-    assert (found.status_code, found.json()["code"]) == (413, "RK5004"), found.text
+    response = server.admin("POST", path, content=b'{"c0":"x"}\n' * 200_000)
+    assert (response.status_code, response.json()["code"]) == (413, "RK5004"), response.text
     assert server.sql("SELECT count() AS n FROM wide") == [{"n": before}]
     server.admin_json("POST", path, content=b'{"c0":"x"}\n' * 100)
 

@@ -21,11 +21,11 @@ LAST = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The example project with a tenant of each placement."""
-    with running(tmp_path_factory.mktemp("batch")) as found:
-        found.push({f"{f.parent.name}/{f.name}": f.read_text() for f in _files()})
-        found.tenant("1", "tables")
-        found.tenant("2", "pooled")
-        yield found
+    with running(tmp_path_factory.mktemp("batch")) as server:
+        server.push({f"{f.parent.name}/{f.name}": f.read_text() for f in _files()})
+        server.tenant("1", "tables")
+        server.tenant("2", "pooled")
+        yield server
 
 
 def _files() -> list[Path]:
@@ -55,9 +55,9 @@ def test_only_the_bad_row_at_the_end_is_not_stored(server: Server, last: bytes) 
     before = _stored(server)
     answer = server.admin("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=_body(last))
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    assert (found["successful_rows"], found["quarantined_rows"]) == (ROWS - 1, 1)
-    assert (found["first_bad_row"]["row"], found["first_bad_row"]["columns"]) == (ROWS, ["tenant_id"])
+    body = answer.json()
+    assert (body["successful_rows"], body["quarantined_rows"]) == (ROWS - 1, 1)
+    assert (body["first_bad_row"]["row"], body["first_bad_row"]["columns"]) == (ROWS, ["tenant_id"])
     row = server.admin_json("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"][0]
     assert (row["c__text"], row["c__row"]) == (last.decode(), ROWS - 1)
     assert row["c__error_column"] == ["tenant_id"]

@@ -57,17 +57,17 @@ BOMBS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     limits = {"ROOKERY_MAX_PARQUET_MEMORY": 512 * MIB, "ROOKERY_MAX_PARQUET_BYTES": 34 * MIB}
-    with running(tmp_path_factory.mktemp("parquet"), **limits) as found:
-        found.push({"datasources/events.yaml": EVENTS})
-        yield found
+    with running(tmp_path_factory.mktemp("parquet"), **limits) as server:
+        server.push({"datasources/events.yaml": EVENTS})
+        yield server
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_file_that_expands_too_far_is_refused(server: Server, bomb: str) -> None:
     body = BOMBS[bomb]()
     assert WHOLE_PARQUET_BYTES < len(body) < 2 * WHOLE_PARQUET_BYTES
-    found = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=body)
-    assert (found.status_code, found.json()["code"]) == (413, "RK5030"), found.text
+    response = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=body)
+    assert (response.status_code, response.json()["code"]) == (413, "RK5030"), response.text
     server.events("events", [{"s": "x"}])
 
 

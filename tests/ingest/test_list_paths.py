@@ -51,12 +51,12 @@ def stored(rookery: Rookery, event: dict[str, object] | str, beside: str = "") -
     text = event if isinstance(event, str) else json.dumps({"id": 1, **event})
     rookery.gateway.append("orders", "\n".join(filter(None, [text, beside])).encode(), Input.NDJSON).result(60)
     names = [n for n in COLUMNS if n != "id"]
-    found = rookery.rows(f"SELECT {', '.join(f'toString({n})' for n in names)} FROM main.orders WHERE id = 1")
+    rows = rookery.rows(f"SELECT {', '.join(f'toString({n})' for n in names)} FROM main.orders WHERE id = 1")
     bad = rookery.rows("SELECT c__error_column FROM main.orders_quarantine WHERE c__row = 0")
     rookery.run("TRUNCATE TABLE main.orders")
     rookery.run("TRUNCATE TABLE main.orders_quarantine")
-    assert len(found) + len(bad) == 1
-    return dict(zip(names, found[0], strict=True)) if found else [str(c) for c in bad[0][0]]
+    assert len(rows) + len(bad) == 1
+    return dict(zip(names, rows[0], strict=True)) if rows else [str(c) for c in bad[0][0]]
 
 
 FULL = {

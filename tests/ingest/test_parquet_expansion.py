@@ -39,8 +39,8 @@ def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.push({"datasources/events.yaml": EVENTS})
         sent = "/v0/datasources?name=events&format=parquet"
-        found = server.admin("POST", sent, content=bomb)
-        assert (found.status_code, found.json()["code"]) == (413, "RK5004")
+        response = server.admin("POST", sent, content=bomb)
+        assert (response.status_code, response.json()["code"]) == (413, "RK5004")
         assert server.admin_json("POST", sent, content=_file(50, 1 << 20))["rows"] == 50
         assert server.sql("SELECT count() AS n, min(length(s)) AS l FROM events") == [{"n": 50, "l": 1 << 20}]
 
@@ -59,8 +59,8 @@ def test_a_file_spooled_to_disk_respects_the_reserve_of_free_space(tmp_path: Pat
     reserve = shutil.disk_usage(gettempdir()).free * 4 // 10
     with running(tmp_path, ROOKERY_MIN_FREE=reserve) as server:
         server.push({"datasources/events.yaml": EVENTS})
-        found = server.admin(
+        response = server.admin(
             "POST", "/v0/datasources?name=events&format=parquet", content=b"PAR1" + bytes(WHOLE_PARQUET_BYTES)
         )
-        assert (found.status_code, found.json()["code"]) == (507, "RK6008")
+        assert (response.status_code, response.json()["code"]) == (507, "RK6008")
         server.events("events", [{"s": "x"}])

@@ -110,6 +110,6 @@ def test_a_backslash_is_never_dropped(rookery: Rookery, lines: int) -> None:
     bad = r'{"id": 99999999, "name": "\\\x22"}'
     outcome = rookery.gateway.append("rows", f"{body}\n{bad}".encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (len(texts) * lines, 1)
-    found = rookery.rows("SELECT groupUniqArray(name) FROM main.rows")
-    assert sorted(found[0][0]) == sorted([r"\x22", r"\\e", '"\\/\b\f\n\r\tA', "it's", "a\tb"])
+    rows = rookery.rows("SELECT groupUniqArray(name) FROM main.rows")
+    assert sorted(rows[0][0]) == sorted([r"\x22", r"\\e", '"\\/\b\f\n\r\tA', "it's", "a\tb"])
     rookery.run("TRUNCATE TABLE main.rows_quarantine")

@@ -65,9 +65,9 @@ def event(**changed: Any) -> dict[str, Any]:
 
 
 def blamed(rookery: Rookery, name: str) -> list[tuple[list[str], list[str]]]:
-    found = rookery.rows(f"SELECT c__error_column, c__error FROM main.{name}_quarantine ORDER BY c__row")
+    rows = rookery.rows(f"SELECT c__error_column, c__error FROM main.{name}_quarantine ORDER BY c__row")
     rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
-    return [(list(c), list(r)) for c, r in found]
+    return [(list(c), list(r)) for c, r in rows]
 
 
 @pytest.mark.feature

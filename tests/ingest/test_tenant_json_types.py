@@ -52,9 +52,9 @@ def stored(rookery: Rookery, datasource: str) -> list[str]:
 def reasons(rookery: Rookery, datasource: str) -> list[tuple[list[str], list[str]]]:
     """The columns and reasons of the rows in quarantine, which are removed."""
     table = f"main.{datasource}_quarantine"
-    found = rookery.rows(f"SELECT c__error_column, c__error FROM {table}")
+    rows = rookery.rows(f"SELECT c__error_column, c__error FROM {table}")
     rookery.run(f"TRUNCATE TABLE {table}")
-    return [(list(columns), list(why)) for columns, why in found]
+    return [(list(columns), list(why)) for columns, why in rows]
 
 
 @pytest.mark.parametrize("datasource", TYPES)

@@ -215,8 +215,8 @@ def test_few_bad_rows_of_a_wide_file_are_quarantined_as_sent(rookery: Rookery) -
 def test_many_bad_rows_of_a_wide_file_are_quarantined_with_known_columns(rookery: Rookery) -> None:
     body = "ID," + ",".join(f"column_{n:05}" for n in range(5_000)) + "\n" + "x,\n" + ("x" + "," * 5_000 + "\n") * 700
     rookery.gateway.append("plain", body.encode(), Input.CSV).result(60)
-    found = rookery.rows("SELECT c__header, c__text, count() FROM main.plain_quarantine GROUP BY 1, 2 ORDER BY 3")
-    assert found == [("", "x,", 1), ("id", "x", 700)]
+    rows = rookery.rows("SELECT c__header, c__text, count() FROM main.plain_quarantine GROUP BY 1, 2 ORDER BY 3")
+    assert rows == [("", "x,", 1), ("id", "x", 700)]
     rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 

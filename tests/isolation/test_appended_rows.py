@@ -64,8 +64,8 @@ def append(service: Service, name: str, body: str | bytes, bound: str | None, fo
 
 def in_quarantine(service: Service, name: str) -> list[dict[str, Any]]:
     """The newest first."""
-    found: list[dict[str, Any]] = quarantine.listing(service.workspace, name, 10_000, 0)["rows"]
-    return found
+    rows: list[dict[str, Any]] = quarantine.listing(service.workspace, name, 10_000, 0)["rows"]
+    return rows
 
 
 CLAIMS = [

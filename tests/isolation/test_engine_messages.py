@@ -63,13 +63,13 @@ FAILING_PUSHES: Mapping[str, tuple[Mapping[str, str], list[str]]] = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("messages")) as found:
-        found.push(FILES)
-        found.tenant("1", "tables")
-        found.events("events", [{"tenant_id": 1, "note": CANARY}])
-        found.events("plain", [{"id": 1, "note": CANARY}])
-        found.events("routed", [{"tenant_id": 2, "note": CANARY}])
-        yield found
+    with running(tmp_path_factory.mktemp("messages")) as server:
+        server.push(FILES)
+        server.tenant("1", "tables")
+        server.events("events", [{"tenant_id": 1, "note": CANARY}])
+        server.events("plain", [{"id": 1, "note": CANARY}])
+        server.events("routed", [{"tenant_id": 2, "note": CANARY}])
+        yield server
 
 
 def push(server: Server, token: str, files: Mapping[str, str], allow: list[str], **headers: str) -> httpx.Response:

@@ -37,16 +37,16 @@ READS = ("DATASOURCES:READ:events", "DATASOURCES:READ:prices", "DATASOURCES:APPE
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("hostile")
-    with running(directory, ROOKERY_MAX_WAITING=8 * MIB, ROOKERY_MAX_BODY=2 * MIB) as found:
-        found.push(FILES)
+    with running(directory, ROOKERY_MAX_WAITING=8 * MIB, ROOKERY_MAX_BODY=2 * MIB) as server:
+        server.push(FILES)
         for tenant in ("ant", "bee"):
-            found.tenant(tenant)
+            server.tenant(tenant)
         # One request, so that both tenants' values are in one part and its dictionary.
         kinds = {"ant": "QUJD", "bee": "no base64 \\"}
         rows = [{"tenant": t, "k": k, "kind": kind} for k in range(100) for t, kind in kinds.items()]
-        found.events("events", rows)
-        found.events("prices", [{"kind": "QUJD", "price": 7}, {"kind": "other", "price": 9}])
-        yield found
+        server.events("events", rows)
+        server.events("prices", [{"kind": "QUJD", "price": 7}, {"kind": "other", "price": 9}])
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_no_alias_runs_functions_on_values_of_other_tenants(server: Server, ant:
 def test_a_caller_cannot_fake_an_isolation_alarm(server: Server, ant: str) -> None:
     text = "rookery: a row of another tenant"
     for message in (text, f"DB::Exception: {text}", f"{text} (0123456789abcdef)"):
-        found = server.post("/v0/sql", ant, content=f"SELECT throwIf(1, '{message}') FROM events")
-        assert found.status_code == 400
+        response = server.post("/v0/sql", ant, content=f"SELECT throwIf(1, '{message}') FROM events")
+        assert response.status_code == 400
     assert "was held back" not in server.log()
 
 
@@ -151,8 +151,8 @@ def test_nested_functions_with_bounds_do_not_double_the_text_at_each_level(serve
 
     assert server.sql(nested(3), ant) == [{"n": "1"}]
     for levels in (4, 12, 30):
-        found = server.post("/v0/sql", ant, content=nested(levels))
-        assert (found.status_code, found.json()["code"]) == (400, "RK2002")
+        response = server.post("/v0/sql", ant, content=nested(levels))
+        assert (response.status_code, response.json()["code"]) == (400, "RK2002")
 
 
 def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -> None:
@@ -160,8 +160,8 @@ def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -
         text = "'a'"
         for _ in range(levels):
             text = f"toString({text})"
-        found = server.post("/v0/sql", ant, content=f"SELECT {text} AS x")
-        assert found.status_code == 200 or found.json()["code"] == "RK2001", levels
+        response = server.post("/v0/sql", ant, content=f"SELECT {text} AS x")
+        assert response.status_code == 200 or response.json()["code"] == "RK2001", levels
 
 
 @pytest.mark.feature
@@ -170,8 +170,8 @@ def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -
     ["arrayMap(editDistance, [kind], [kind])", "arrayMap(SparseGrams, [kind])", "COLUMNS(kind) APPLY(sparseGrams)"],
 )
 def test_bounded_functions_cannot_be_passed_by_name(server: Server, ant: str, expression: str) -> None:
-    found = server.post("/v0/sql", ant, content=f"SELECT {expression} FROM events LIMIT 1")
-    assert found.status_code == 400 and found.json()["code"] in ("RK2002", "RK2003")
+    response = server.post("/v0/sql", ant, content=f"SELECT {expression} FROM events LIMIT 1")
+    assert response.status_code == 400 and response.json()["code"] in ("RK2002", "RK2003")
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Idempotency-Key"])
@@ -185,8 +185,8 @@ def test_a_header_with_two_values_is_refused(server: Server, ant: str, name: str
         ("/v0/sql", "SELECT 1"),
         ("/v0/datasources?name=events", row),
     ):
-        found = server.http.post(path, content=body, headers=twice)
-        assert (found.status_code, found.json()["code"]) == (400, "RK4009"), path
+        response = server.http.post(path, content=body, headers=twice)
+        assert (response.status_code, response.json()["code"]) == (400, "RK4009"), path
     assert server.http.post("/v0/sql", content="SELECT 1", headers=[own, own]).status_code == 200
 
 
@@ -194,5 +194,5 @@ def test_a_header_with_two_values_is_refused(server: Server, ant: str, name: str
 def test_an_endless_row_counts_against_the_memory_budget(server: Server, ant: str, begun: str) -> None:
     body = gzip.compress(begun.encode() + b"x" * (80 * MIB))
     headers = {"content-encoding": "gzip"}
-    found = server.post("/v0/datasources?name=events&format=ndjson", ant, content=body, headers=headers)
-    assert (found.status_code, found.json()["code"]) == (429, "RK5010")
+    response = server.post("/v0/datasources?name=events&format=ndjson", ant, content=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (429, "RK5010")

@@ -31,8 +31,8 @@ class Mixed:
     alone: Service
 
     def rows(self, service: Service, table: str) -> list[tuple[Any, ...]]:
-        found = service.workspace.warehouse.query(f"SELECT * FROM {service.name}.{table}")
-        return sorted((tuple(map(repr, r)) for r in found.rows), key=repr)
+        result = service.workspace.warehouse.query(f"SELECT * FROM {service.name}.{table}")
+        return sorted((tuple(map(repr, r)) for r in result.rows), key=repr)
 
 
 @pytest.fixture(scope="module")

@@ -52,21 +52,21 @@ SECRETS = (
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("http"), ROOKERY_READERS=2, ROOKERY_LOG_LEVEL="debug") as found:
-        found.push(FILES)
+    with running(tmp_path_factory.mktemp("http"), ROOKERY_READERS=2, ROOKERY_LOG_LEVEL="debug") as server:
+        server.push(FILES)
         for tenant, placement in TENANTS.items():
-            found.tenant(tenant, placement)
+            server.tenant(tenant, placement)
         for n, tenant in enumerate(TENANTS):
             words = [f"{tenant}-word-{k}" for k in range(30)]
-            found.events(
+            server.events(
                 "events",
                 [
                     {"tenant": tenant, "word": w, "k": k - 10 * n, "j": {f"{tenant}_path": w}}
                     for k, w in enumerate(words)
                 ],
             )
-        found.events("payroll", [{"employee_column": "salary of cat-word"}])
-        yield found
+        server.events("payroll", [{"employee_column": "salary of cat-word"}])
+        yield server
 
 
 def token_of(server: Server, tenant: str) -> str:

@@ -65,8 +65,8 @@ def ids(workspace: Workspace, table: str = "main.events") -> set[str]:
 
 
 def quarantined(workspace: Workspace, mark: str) -> int:
-    found = workspace.warehouse.query(f"SELECT count() FROM main.events_quarantine WHERE c__text LIKE '%{mark}%'")
-    return int(found.rows[0][0])
+    result = workspace.warehouse.query(f"SELECT count() FROM main.events_quarantine WHERE c__text LIKE '%{mark}%'")
+    return int(result.rows[0][0])
 
 
 POISON: dict[str, dict[str, Any]] = {
@@ -135,12 +135,12 @@ def test_computed_columns_are_equal_in_landing_and_nest(ingestion: BatchWriter, 
     assert isinstance(outcome, AppendResult)
     assert outcome.visible is not None
     assert outcome.visible.result(30)
-    wanted, found = (
+    expected, found = (
         workspace.warehouse.query(f"SELECT id, uid, at, moment FROM {t} WHERE id LIKE 'same%' ORDER BY id").rows
         for t in ("main.events", f"`{nest_database('main', '1')}`.events")
     )
-    assert wanted == found
-    assert len({row[1] for row in wanted}) == 20
+    assert expected == found
+    assert len({row[1] for row in expected}) == 20
 
 
 def test_the_search_over_multiline_csv_records_is_bounded(ingestion: BatchWriter, workspace: Workspace) -> None:

@@ -158,8 +158,8 @@ def _asked(rookery: Rookery, sql: str, tenant: str | None = "1", filter: str | N
     claims = Claims("a test", scopes if tenant else (TokenScope("ADMIN"),), tenant=tenant)
     answer = Queries(rookery.workspace).sql(QueryRequest(claims), sql)
     try:
-        found: list[dict[str, Any]] = json.loads(answer.head)["data"]
-        return found
+        rows: list[dict[str, Any]] = json.loads(answer.head)["data"]
+        return rows
     finally:
         answer.close()
 

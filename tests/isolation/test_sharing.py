@@ -156,8 +156,8 @@ TARGET = "columns: [{name: kind, type: String}, {name: units, type: Float64}]\ne
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with temporary_workspace(tmp_path_factory.mktemp("sharing")) as found:
-        yield found
+    with temporary_workspace(tmp_path_factory.mktemp("sharing")) as workspace:
+        yield workspace
 
 
 def _files(sql: str, target: str = TARGET, more: str = "") -> dict[str, str]:

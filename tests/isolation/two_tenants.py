@@ -60,8 +60,8 @@ class Engine:
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         tree, text = self._ask(PARSE, sql)
-        found: dict[str, Any] = json.loads(tree)
-        return found, text
+        document: dict[str, Any] = json.loads(tree)
+        return document, text
 
     def format(self, tree: dict[str, Any]) -> str:
         return str(self._ask("SELECT formatQueryFromJSON({x:String})", json.dumps(tree))[0])

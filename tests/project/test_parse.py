@@ -31,15 +31,15 @@ tokens: [{name: backend, scope: APPEND}]
 
 
 def datasource(text: str, name: str = "events") -> Datasource:
-    found = parse_source(text, f"datasources/{name}.yaml", name)
-    assert isinstance(found, Datasource)
-    return found
+    resource = parse_source(text, f"datasources/{name}.yaml", name)
+    assert isinstance(resource, Datasource)
+    return resource
 
 
 def pipe(text: str, name: str = "p") -> Pipe:
-    found = parse_source(text, f"pipes/{name}.yaml", name)
-    assert isinstance(found, Pipe)
-    return found
+    resource = parse_source(text, f"pipes/{name}.yaml", name)
+    assert isinstance(resource, Pipe)
+    return resource
 
 
 def problems(text: str, name: str = "x") -> list[RookeryError]:

@@ -202,9 +202,9 @@ def test_any_tree_gives_a_value_or_problems(tree: object) -> None:
 def test_every_character_of_the_sql_is_found_in_the_file(pipe: Pipe) -> None:
     text = render_pipe(pipe)
     lines = text.split("\n")
-    found = parse_source(text, None, pipe.name)
-    assert isinstance(found, Pipe)
-    for node in found.nodes:
+    resource = parse_source(text, None, pipe.name)
+    assert isinstance(resource, Pipe)
+    for node in resource.nodes:
         if any(not (c.isprintable() or c in "\n\t\xa0") for c in node.sql):
             continue
         for number, line in enumerate(node.sql.split("\n"), 1):
@@ -315,10 +315,10 @@ materialize:
     "text", ["{sql: SELECT 1, type: endpoint}", "---\nsql: SELECT 1\n...\n", "sql: SELECT 1", '"sql": "SELECT 1"']
 )
 def test_an_update_of_unusual_layouts(text: str) -> None:
-    found = parse_source(update_pipe(text, "p", Materialize(target="t")), None, "p")
-    assert isinstance(found, Pipe)
-    assert found.materialize == Materialize(target="t")
-    assert found.nodes[0].sql == "SELECT 1"
+    resource = parse_source(update_pipe(text, "p", Materialize(target="t")), None, "p")
+    assert isinstance(resource, Pipe)
+    assert resource.materialize == Materialize(target="t")
+    assert resource.nodes[0].sql == "SELECT 1"
 
 
 def test_an_update_keeps_line_endings() -> None:

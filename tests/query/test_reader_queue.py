@@ -86,9 +86,9 @@ def test_the_waiting_queries_of_a_caller_are_limited() -> None:
         turns = ReaderQueue(2, 1, 3, LONG)
         waiting = [asyncio.ensure_future(turns.enter("a")) for _ in range(3)]
         await let_tasks_run()
-        with pytest.raises(RookeryError) as found:
+        with pytest.raises(RookeryError) as caught:
             await turns.enter("a")
-        assert found.value.code.id == "RK4010"
+        assert caught.value.code.id == "RK4010"
         for task in waiting:
             task.cancel()
 

@@ -10,5 +10,5 @@ from tests.support.compiling import temporary_workspace
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with temporary_workspace(tmp_path_factory.mktemp("sql")) as found:
-        yield found
+    with temporary_workspace(tmp_path_factory.mktemp("sql")) as workspace:
+        yield workspace

@@ -41,24 +41,26 @@ PASSED = {
 @pytest.mark.feature
 @pytest.mark.parametrize("sql", NAMES)
 def test_names_include_every_column_a_statement_reads(workspace: Workspace, sql: str) -> None:
-    found = shape.names(workspace.warehouse.parse(sql)[0])
-    wanted = NAMES[sql]
-    assert found is None if wanted is None else found is not None and wanted <= found
+    names = shape.names(workspace.warehouse.parse(sql)[0])
+    expected = NAMES[sql]
+    assert names is None if expected is None else names is not None and expected <= names
 
 
 @pytest.mark.feature
 def test_names_leave_out_columns_that_are_not_read(workspace: Workspace) -> None:
-    found = shape.names(workspace.warehouse.parse("SELECT a, sum(b) FROM t WHERE c = 'text' GROUP BY a")[0])
-    assert found is not None and found.isdisjoint({"d", "e", "tenant_id"})
+    names = shape.names(workspace.warehouse.parse("SELECT a, sum(b) FROM t WHERE c = 'text' GROUP BY a")[0])
+    assert names is not None and names.isdisjoint({"d", "e", "tenant_id"})
 
 
 @pytest.mark.feature
 @pytest.mark.parametrize("sql", PASSED)
 def test_columns_passed_to_functions_are_found(workspace: Workspace, sql: str) -> None:
-    found = shape.passed([shape.uses(workspace.warehouse.parse(sql)[0])])
-    wanted = PASSED[sql]
+    passed_names = shape.passed([shape.uses(workspace.warehouse.parse(sql)[0])])
+    expected = PASSED[sql]
     assert (
-        found is None if wanted is None else found is not None and found & {"a", "b", "x", "y", "one", "t"} == wanted
+        passed_names is None
+        if expected is None
+        else passed_names is not None and passed_names & {"a", "b", "x", "y", "one", "t"} == expected
     )
 
 

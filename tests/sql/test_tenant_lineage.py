@@ -88,5 +88,5 @@ materialize: {target: daily, per_tenant: true}
         'sql: "SELECT max(tenant_id) AS tenant_id, toDate(at) AS day, sum(units) AS units FROM events GROUP BY day"\n'
     )
     reader = "sql: SELECT tenant_id, day, units FROM other\nmaterialize: {target: daily, per_tenant: true}\n"
-    found = problems_of(workspace, {**BASE, "sums": reader, "other": other + "type: standard\n"})
-    assert [p.code for p in found] == [TENANT_MIX]
+    problems = problems_of(workspace, {**BASE, "sums": reader, "other": other + "type: standard\n"})
+    assert [p.code for p in problems] == [TENANT_MIX]

@@ -110,9 +110,9 @@ class Refused(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        found = _CODE.search(text)
-        self.code = int(found[1]) if found else 1002
-        self.text = text[text.find("Code: ") :] if found else text
+        match = _CODE.search(text)
+        self.code = int(match[1]) if match else 1002
+        self.text = text[text.find("Code: ") :] if match else text
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -292,10 +292,10 @@ def _empty_native(connection: Any, request: Request) -> bytes:
     """A Native block without rows: the columns' number, none of their rows, and their names and types."""
     text = _FORMAT.sub("", request.text)
     try:
-        found = connection.query(f"DESCRIBE TABLE ({text}\n)", "JSONCompact", params=request.parameters)
+        result = connection.query(f"DESCRIBE TABLE ({text}\n)", "JSONCompact", params=request.parameters)
     except RuntimeError:
         return b""
-    columns = [(row[0].encode(), row[1].encode()) for row in json.loads(found.bytes())["data"]]
+    columns = [(row[0].encode(), row[1].encode()) for row in json.loads(result.bytes())["data"]]
     names = b"".join(_number(len(n)) + n + _number(len(t)) + t for n, t in columns)
     return _number(len(columns)) + _number(0) + names
 

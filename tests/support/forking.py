@@ -212,8 +212,8 @@ def _run(connection: socket.socket) -> NoReturn:
     count, *words = os.fsdecode(body).split("\0")
     arguments, directory, variables = words[: int(count)], words[int(count)], words[int(count) + 1 :]
     environment = dict(v.split("=", 1) for v in variables)
-    for wanted, given in enumerate(fds):
-        os.dup2(given, wanted)
+    for expected, given in enumerate(fds):
+        os.dup2(given, expected)
         os.close(given)
     os.chdir(directory)
     os.environ.clear()

@@ -93,17 +93,17 @@ class Rookery:
         """Where nests differ from a filter of landing."""
         found = []
         for tenant in own:
-            (wanted,) = self.rows(f"SELECT {CHECKSUM} FROM main.events WHERE tenant_id = {tenant}")
+            (row,) = self.rows(f"SELECT {CHECKSUM} FROM main.events WHERE tenant_id = {tenant}")
             (copy,) = self.rows(f"SELECT {CHECKSUM} FROM {self.nest(tenant)}.events")
-            if copy != (wanted if self.copies else (0, 0, 0)):
-                found.append(f"tenant {tenant}: copy {copy}, landing {wanted}")
+            if copy != (row if self.copies else (0, 0, 0)):
+                found.append(f"tenant {tenant}: copy {copy}, landing {row}")
             (foreign,) = self.rows(f"SELECT count() FROM {self.nest(tenant)}.events WHERE tenant_id != {tenant}")
             if foreign != (0,):
                 found.append(f"tenant {tenant}: {foreign[0]} rows of others")
             for name in sums:
                 (added,) = self.rows(f"SELECT sum(events), sum(total) FROM {self.nest(tenant)}.{name}")
-                if added != wanted[:2]:
-                    found.append(f"tenant {tenant}: {name} {added}, landing {wanted[:2]}")
+                if added != row[:2]:
+                    found.append(f"tenant {tenant}: {name} {added}, landing {row[:2]}")
         return found
 
 

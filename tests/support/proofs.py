@@ -53,8 +53,8 @@ def report(proofs: Mapping[str, Iterable[Proof]]) -> Iterator[str]:
     """Lines of the report. `proofs` are by requirement."""
     for number, sentence in requirements().items():
         yield f"{number:4} {sentence}"
-        found = sorted(proofs.get(number, ()), key=lambda p: p.test)
-        if not found:
+        response = sorted(proofs.get(number, ()), key=lambda p: p.test)
+        if not response:
             yield "     not yet proven"
-        for proof in found:
+        for proof in response:
             yield f"     {proof.verdict:8} {proof.tier:5} {proof.test}"

@@ -94,8 +94,8 @@ class Server:
         """Rows of ad-hoc SQL, as admin unless a token is given."""
         response = self.post("/v0/sql", token or self.admin_token, content=text, params=params)
         assert response.status_code == 200, response.text
-        found: list[dict[str, Any]] = response.json()["data"]
-        return found
+        rows: list[dict[str, Any]] = response.json()["data"]
+        return rows
 
     def log(self) -> str:
         """Everything that the server has written so far, to standard output and standard error."""

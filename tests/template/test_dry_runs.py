@@ -21,8 +21,8 @@ def test_samples_take_both_branches() -> None:
 
 
 def test_samples_take_compared_constants_and_enums() -> None:
-    found = texts("{% if x == 'a' %}A{% elif String(x, 'q') in ['b', 'c'] %}B{% else %}C{% end %}")
-    assert sorted(found) == ["A", "B", "C"]
+    rendered = texts("{% if x == 'a' %}A{% elif String(x, 'q') in ['b', 'c'] %}B{% else %}C{% end %}")
+    assert sorted(rendered) == ["A", "B", "C"]
     assert len(texts("{{ column(x, 'ts', enum=['ts', 'kind']) }}")) == 2
 
 

@@ -85,9 +85,9 @@ GOOD: list[tuple[str, object, object]] = [
 
 
 def _bounds(type: str) -> tuple[int, int]:
-    found = integer_bounds(type)
-    assert found is not None
-    return found
+    bounds = integer_bounds(type)
+    assert bounds is not None
+    return bounds
 
 
 BAD: list[tuple[str, object]] = [
@@ -127,9 +127,9 @@ BAD: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize(("type", "raw", "value"), GOOD)
 def test_valid_values_are_converted(type: str, raw: object, value: object) -> None:
-    found = coerce("x", type, raw)
-    assert found == value
-    assert found.__class__ is value.__class__
+    converted = coerce("x", type, raw)
+    assert converted == value
+    assert converted.__class__ is value.__class__
 
 
 def test_nan_is_accepted() -> None:

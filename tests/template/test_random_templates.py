@@ -39,8 +39,8 @@ TEMPLATES = [compile_template(sql) for sql in CORPUS]
 @example(TEMPLATES[2], '<b>&</b>\0`"$a$', "{% end %}")
 def test_values_never_change_the_text(template: Template, x: str, y: str) -> None:
     binder, quiet = Binder(), Binder()
-    found = template.render({"x": x, "y": y}, binder, COLUMNS)
-    assert found == template.render({"x": "a", "y": "b"}, quiet, COLUMNS)
+    rendered = template.render({"x": x, "y": y}, binder, COLUMNS)
+    assert rendered == template.render({"x": "a", "y": "b"}, quiet, COLUMNS)
     assert binder.types == quiet.types
 
 
@@ -134,9 +134,9 @@ def test_any_text_gives_a_template_or_a_rookery_error(pieces: list[str], spaced:
         template = compile_template((" " if spaced else "").join(pieces))
         names = {p.name for p in template.parameters}
         samples(template, COLUMNS)
-        asked = Recorder()
-        template.render(asked, Binder(), COLUMNS)
-        assert asked.names <= names
+        request = Recorder()
+        template.render(request, Binder(), COLUMNS)
+        assert request.names <= names
     except RookeryError as exc:
         assert exc.code in (TEMPLATE, BAD_PARAMETER, MISSING_PARAMETER, IDENTIFIER)
 

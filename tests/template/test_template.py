@@ -25,8 +25,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "templates.md"
 
 # --- documentation ---
 def _examples() -> list[tuple[str, dict[str, Any]]]:
-    found = re.findall(r"```jinja\n(.*?)\n```\n\n```json\n(.*?)\n```", DOCS.read_text(), re.S)
-    return [(sql, json.loads(outcome)) for sql, outcome in found]
+    matches = re.findall(r"```jinja\n(.*?)\n```\n\n```json\n(.*?)\n```", DOCS.read_text(), re.S)
+    return [(sql, json.loads(outcome)) for sql, outcome in matches]
 
 
 @pytest.mark.parametrize(("sql", "outcome"), _examples())

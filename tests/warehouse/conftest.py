@@ -13,8 +13,8 @@ from tests.support.warehouses import EMPTY, READERS, Server, clickhouse_server, 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with clickhouse_server(tmp_path_factory.mktemp("server")) as found:
-        yield found
+    with clickhouse_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -106,16 +106,16 @@ def catalog(warehouse: Warehouse) -> Iterator[Warehouse]:
 
 
 def test_created_objects_are_read_back_as_defined(catalog: Warehouse) -> None:
-    found = read_schema(catalog, WS)
-    assert found.databases == {WS, NEST}
+    schema = read_schema(catalog, WS)
+    assert schema.databases == {WS, NEST}
     for table in TABLES:
-        assert found.tables[table.name] == table
-    assert len(found.tables) == len(TABLES)
-    assert [v.name for v in found.views.values()] == [v.name for v in VIEWS]
+        assert schema.tables[table.name] == table
+    assert len(schema.tables) == len(TABLES)
+    assert [v.name for v in schema.views.values()] == [v.name for v in VIEWS]
     for view in VIEWS:
-        live = found.views[view.name]
+        live = schema.views[view.name]
         assert replace(live, sql="") == replace(view, sql="")
-    assert found.views[VIEWS[1].name].sql == VIEWS[1].sql
+    assert schema.views[VIEWS[1].name].sql == VIEWS[1].sql
 
 
 def test_views_deliver_rows(catalog: Warehouse) -> None:
@@ -131,23 +131,23 @@ def test_an_altered_table_reads_like_a_created_one(catalog: Warehouse) -> None:
     catalog.execute(ddl.modify_ttl(PLAIN.name, "later + toIntervalDay(1)"))
     catalog.execute(ddl.modify_setting(PLAIN.name, "merge_with_ttl_timeout", "3600"))
     catalog.execute(ddl.comment(PLAIN.name, mark("plain", description="now with words")))
-    wanted = replace(
+    expected = replace(
         PLAIN,
         columns=(*PLAIN.columns, Column("between", "String"), column),
         ttl="later + toIntervalDay(1)",
         settings=(("merge_with_ttl_timeout", "3600"),),
         mark=mark("plain", description="now with words"),
     )
-    assert read_schema(catalog, WS).tables[PLAIN.name] == wanted
-    twin = replace(wanted, name=Name(WS, "twin"))
+    assert read_schema(catalog, WS).tables[PLAIN.name] == expected
+    twin = replace(expected, name=Name(WS, "twin"))
     catalog.execute(ddl.create_table(twin))
     assert read_schema(catalog, WS).tables[twin.name] == twin
     catalog.execute(ddl.modify_ttl(PLAIN.name, ""))
     catalog.execute(ddl.modify_column(PLAIN.name, replace(column, type="DateTime64(3)")))
     for _ in range(2):
         catalog.execute(ddl.drop_column(PLAIN.name, "between"))
-    found = read_schema(catalog, WS).tables[PLAIN.name]
-    assert (found.ttl, [c.type for c in found.columns]) == ("", ["UInt8", "DateTime64(3)"])
+    table = read_schema(catalog, WS).tables[PLAIN.name]
+    assert (table.ttl, [c.type for c in table.columns]) == ("", ["UInt8", "DateTime64(3)"])
 
 
 def test_the_default_granularity_is_not_a_setting(catalog: Warehouse) -> None:
@@ -162,35 +162,35 @@ def test_foreign_objects_are_ignored(catalog: Warehouse) -> None:
     catalog.execute(ddl.create_table(replace(PLAIN, name=Name(WS, "other"), mark=Mark("else", "x", "datasource"))))
     catalog.execute(f"CREATE DATABASE {WS}_nest_foreign")
     catalog.execute(ddl.create_database(WS + "2"))
-    found = read_schema(catalog, WS)
-    assert found.databases == {WS, NEST}
-    assert set(found.tables) == {t.name for t in TABLES}
+    schema = read_schema(catalog, WS)
+    assert schema.databases == {WS, NEST}
+    assert set(schema.tables) == {t.name for t in TABLES}
     assert foreign_objects(catalog, [foreign, PLAIN.name, VIEWS[0].name, Name(WS, "nothing")]) == {foreign}
     assert foreign_objects(catalog, []) == set()
 
 
 def test_a_view_without_its_source_is_read(catalog: Warehouse) -> None:
     catalog.execute(ddl.drop_table(AWKWARD.name))
-    found = read_schema(catalog, WS).views[VIEWS[0].name]
-    assert (found.source, found.target) == (Name("", ""), NULL_TABLE.name)
+    view = read_schema(catalog, WS).views[VIEWS[0].name]
+    assert (view.source, view.target) == (Name("", ""), NULL_TABLE.name)
     for _ in range(2):
-        catalog.execute(ddl.drop_view(found.name))
-    assert found.name not in read_schema(catalog, WS).views
+        catalog.execute(ddl.drop_view(view.name))
+    assert view.name not in read_schema(catalog, WS).views
 
 
 def test_hundreds_of_tables_are_read_in_a_few_queries(catalog: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(200):
         catalog.execute(ddl.create_table(replace(PLAIN, name=Name(WS, f"t{n}"))))
-    found = read_schema(catalog, WS)
-    assert len(found.tables) == 200 + len(TABLES)
+    schema = read_schema(catalog, WS)
+    assert len(schema.tables) == 200 + len(TABLES)
     queries = []
     real = catalog.query
     monkeypatch.setattr(catalog, "query", lambda *args: queries.append(args) or real(*args))
-    assert read_schema(catalog, WS) == found
+    assert read_schema(catalog, WS) == schema
     assert len(queries) < 10
-    assert foreign_objects(catalog, found.tables) == set()
+    assert foreign_objects(catalog, schema.tables) == set()
 
 
 def test_a_missing_database_is_an_empty_schema(warehouse: Warehouse) -> None:
-    found = read_schema(warehouse, "rknothing")
-    assert (found.databases, dict(found.tables), dict(found.views)) == (frozenset(), {}, {})
+    schema = read_schema(warehouse, "rknothing")
+    assert (schema.databases, dict(schema.tables), dict(schema.views)) == (frozenset(), {}, {})

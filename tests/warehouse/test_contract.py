@@ -57,9 +57,9 @@ def test_measuring_memory_raises_the_errors_of_the_query(warehouse: Warehouse) -
 
 
 def test_query_returns_names_types_and_python_values(warehouse: Warehouse) -> None:
-    found = warehouse.query("SELECT toUInt8(1) AS a, 'x' AS b, toLowCardinality('y') AS c")
-    assert (found.names, found.types) == (("a", "b", "c"), ("UInt8", "String", "LowCardinality(String)"))
-    assert found.dicts() == [{"a": 1, "b": "x", "c": "y"}]
+    result = warehouse.query("SELECT toUInt8(1) AS a, 'x' AS b, toLowCardinality('y') AS c")
+    assert (result.names, result.types) == (("a", "b", "c"), ("UInt8", "String", "LowCardinality(String)"))
+    assert result.dicts() == [{"a": 1, "b": "x", "c": "y"}]
 
 
 def test_an_empty_result_has_no_rows(warehouse: Warehouse) -> None:
@@ -135,10 +135,10 @@ def test_large_and_small_documents_have_the_same_shape(warehouse: Warehouse, for
     pieces = [read(warehouse, f"{MANY} LIMIT {k}, 10000", format) for k in range(0, ROWS, 10_000)]
     assert rows_of(large, format) == [row for piece in pieces for row in rows_of(piece, format)]
     if format is Format.JSON:
-        found, small = orjson.loads(large), orjson.loads(pieces[0])
-        assert found["meta"] == small["meta"]
-        assert found["rows"] == ROWS
-        assert set(found["statistics"]) == set(small["statistics"]) == {"elapsed", "rows_read", "bytes_read"}
+        document, small = orjson.loads(large), orjson.loads(pieces[0])
+        assert document["meta"] == small["meta"]
+        assert document["rows"] == ROWS
+        assert set(document["statistics"]) == set(small["statistics"]) == {"elapsed", "rows_read", "bytes_read"}
     if format is Format.CSV:
         assert large.startswith(pieces[0].split(b"\n")[0] + b"\n")
     if format is Format.PARQUET:
@@ -274,6 +274,6 @@ def test_parse_refuses_other_texts(warehouse: Warehouse, sql: str, place: str) -
 
 
 def test_functions_lists_the_functions_of_the_engine(warehouse: Warehouse) -> None:
-    found = warehouse.functions()
-    assert {"plus", "count", "throwIf"} <= found
-    assert len(found) > 1000
+    functions = warehouse.functions()
+    assert {"plus", "count", "throwIf"} <= functions
+    assert len(functions) > 1000

@@ -41,8 +41,8 @@ OURS = (errors.STORAGE, errors.DISK_FULL, errors.DAMAGED)
 
 
 def test_error_numbers_match_the_names_of_the_engine(embedded: EmbeddedWarehouse) -> None:
-    found = embedded.query("SELECT number, errorCodeToName(number) FROM numbers(1100)")
-    numbers = {name: number for number, name in found.rows if name}
+    result = embedded.query("SELECT number, errorCodeToName(number) FROM numbers(1100)")
+    numbers = {name: number for number, name in result.rows if name}
     meant = {numbers[name]: code for code, names in NAMES.items() for name in names.split()}
     assert meant == CODES
 
@@ -53,11 +53,11 @@ def test_every_engine_error_has_a_rookery_error(embedded: EmbeddedWarehouse) -> 
     for number, name in rows:
         text = f"Code: {number}. DB::Exception: it failed: In scope SELECT 1. ({name}) (version 26.9.2.1)"
         for exc in (exceptions.DatabaseError(text, code=number), RuntimeError(text)):
-            found = translate(exc)
-            assert found.code in known
-            message = found.code.title if found.code in OURS else "it failed"
-            assert (found.engine_code, found.message, found.detail) == (number, message, text)
-            assert bool(found.headers) == (found.code in RETRIED)
+            error = translate(exc)
+            assert error.code in known
+            message = error.code.title if error.code in OURS else "it failed"
+            assert (error.engine_code, error.message, error.detail) == (number, message, text)
+            assert bool(error.headers) == (error.code in RETRIED)
 
 
 def _all_exceptions() -> list[type[Exception]]:
@@ -67,11 +67,11 @@ def _all_exceptions() -> list[type[Exception]]:
 @pytest.mark.parametrize("kind", [*_all_exceptions(), HTTPError, OSError, TimeoutError, RuntimeError, ValueError])
 def test_every_client_exception_has_a_rookery_error(kind: type[Exception]) -> None:
     exc = kind() if kind is exceptions.StreamClosedError else kind("something with /a/path")
-    found = translate(exc)
-    assert isinstance(found, EngineError)
-    assert found.engine_code is None
-    assert found.code.id.startswith("RK6")
-    assert "something" in (found.detail or "") or kind is exceptions.StreamClosedError
+    error = translate(exc)
+    assert isinstance(error, EngineError)
+    assert error.engine_code is None
+    assert error.code.id.startswith("RK6")
+    assert "something" in (error.detail or "") or kind is exceptions.StreamClosedError
 
 
 def test_connection_failures_are_distinguished() -> None:
@@ -100,10 +100,10 @@ def test_connection_failures_are_distinguished() -> None:
     ],
 )  # fmt: skip
 def test_only_the_message_of_the_engine_is_shown(text: str, message: str) -> None:
-    found = translate(RuntimeError(text))
-    assert found.message == message
-    assert found.detail == text
-    assert not re.search(r"In scope|version|10\.0\.0|nest", found.message)
+    error = translate(RuntimeError(text))
+    assert error.message == message
+    assert error.detail == text
+    assert not re.search(r"In scope|version|10\.0\.0|nest", error.message)
 
 
 def test_syntax_errors_have_positions() -> None:

@@ -29,8 +29,8 @@ def cut(data: bytes, places: list[int]) -> Iterator[bytes]:
 def test_json_rows_can_be_split_anywhere(rows: list[str], places: list[int]) -> None:
     lines = b"".join(orjson.dumps({"a": row}) + b"\n" for row in rows)
     parts = framing.json_document([('a"', "String")], cut(lines, places), lambda: {"elapsed": 1.5})
-    found = orjson.loads(b"".join(parts))
-    assert found == {
+    document = orjson.loads(b"".join(parts))
+    assert document == {
         "meta": [{"name": 'a"', "type": "String"}],
         "data": [{"a": row} for row in rows],
         "rows": len(rows),

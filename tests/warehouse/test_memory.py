@@ -50,12 +50,12 @@ warehouse.close()
 def test_memory_does_not_grow_with_the_result(kind: str, few: int, many: int, tmp_path: Path) -> None:
     """The first, smaller result fills the engine's own caches."""
     if kind == "embedded":
-        found = measured(str(tmp_path / "data"), few, many)
+        memory = measured(str(tmp_path / "data"), few, many)
     else:
         with clickhouse_server(tmp_path) as server:
-            found = measured(vars(server), few, many)
-    assert set(found) == {"JSON", "CSV", "BARE_CSV", "NDJSON", "PARQUET"}
-    for format, (size, growth) in found.items():
+            memory = measured(vars(server), few, many)
+    assert set(memory) == {"JSON", "CSV", "BARE_CSV", "NDJSON", "PARQUET"}
+    for format, (size, growth) in memory.items():
         # Parquet packs these rows; as columns they are as large as in the other formats.
         assert size > 130 * many or format == "PARQUET"
         assert growth < 0.5 * 130 * (many - few), (format, growth // MIB)
@@ -71,5 +71,5 @@ def measured(where: Any, few: int, many: int) -> dict[str, tuple[int, int]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, tuple[int, int]] = json.loads(done.stdout)
-    return found
+    document: dict[str, tuple[int, int]] = json.loads(done.stdout)
+    return document

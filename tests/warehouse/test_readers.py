@@ -98,9 +98,9 @@ def test_restrictions_hold_for_large_results(warehouse: Warehouse, format: Forma
     shown = ", ".join(f"toUInt8(getSetting('{name}'))" for name in names)
     sql = f"SELECT currentDatabase() AS d, {shown}, number FROM numbers(30000) ORDER BY number"
     for _ in range(2):
-        found = rows_of(read(warehouse, sql, format), format)
-        assert found[0] == [EMPTY, "0", "0", "1", "2", "0"]
-        assert found[-1] == [EMPTY, "0", "0", "1", "2", "29999"]
+        rows = rows_of(read(warehouse, sql, format), format)
+        assert rows[0] == [EMPTY, "0", "0", "1", "2", "0"]
+        assert rows[-1] == [EMPTY, "0", "0", "1", "2", "29999"]
     large = f"SELECT number FROM numbers(30000) WHERE number IN (SELECT n FROM {DATABASE}.many)"
     assert len(rows_of(read(warehouse, large, format), format)) == ROWS
     with pytest.raises(EngineError) as caught:

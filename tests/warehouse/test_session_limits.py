@@ -20,15 +20,15 @@ OTHERS = limit_settings(seconds=3.0, memory=1 << 29, total_memory=1 << 30, rows=
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWarehouse]:
     path = tmp_path_factory.mktemp("standing") / "data"
-    found = EmbeddedWarehouse(path, WarehouseOptions(readers=1, writers=1, database="w_empty"), limits=USUAL)
-    yield found
-    found.close()
+    warehouse = EmbeddedWarehouse(path, WarehouseOptions(readers=1, writers=1, database="w_empty"), limits=USUAL)
+    yield warehouse
+    warehouse.close()
 
 
 def answer(warehouse: EmbeddedWarehouse, sql: str, settings: dict[str, int | str]) -> list[dict[str, object]]:
     document = b"".join(warehouse.stream(Statement(sql, settings=settings, id="rk_x"), Format.JSON))
-    found: list[dict[str, object]] = orjson.loads(document)["data"]
-    return found
+    rows: list[dict[str, object]] = orjson.loads(document)["data"]
+    return rows
 
 
 def in_force(warehouse: EmbeddedWarehouse, settings: dict[str, int | str]) -> dict[str, str]:

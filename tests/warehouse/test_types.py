@@ -20,8 +20,8 @@ from engine.warehouse.type_names import Type, on_one_line, parse_type
     ],
 )
 def test_types(text: str, kind: str, nullable: bool, parts: list[str]) -> None:
-    found = parse_type(text)
-    assert (found.kind, found.nullable, [p.kind for p in found.parts]) == (kind, nullable, parts)
+    parsed = parse_type(text)
+    assert (parsed.kind, parsed.nullable, [p.kind for p in parsed.parts]) == (kind, nullable, parts)
 
 
 def test_types_with_numbers() -> None:

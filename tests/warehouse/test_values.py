@@ -48,12 +48,12 @@ texts = st.lists(st.sampled_from(AWKWARD) | st.text(plain, max_size=4), max_size
 
 def back(warehouse: Warehouse, kind: str, value: Value) -> Any:
     """The value after a round trip by a query, which must agree with one by a stream."""
-    found = warehouse.query(f"SELECT {{p:{kind}}} AS p, toTypeName(p) AS t", {"p": value, "unused": 1})
+    result = warehouse.query(f"SELECT {{p:{kind}}} AS p, toTypeName(p) AS t", {"p": value, "unused": 1})
     statement = Statement(f"SELECT {{p:{kind}}} = {{q:{kind}}} AS same", {"p": value, "q": value})
     (line,) = b"".join(warehouse.stream(statement, Format.NDJSON)).splitlines()
     same = orjson.loads(line)["same"]
     assert same or value is None or value != value
-    return found.rows[0][0]
+    return result.rows[0][0]
 
 
 @patient

@@ -18,17 +18,17 @@ MAX_BODY = 200_000
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server whose rows no test changes."""
-    with running(tmp_path_factory.mktemp("web")) as found:
-        fill(found)
-        yield found
+    with running(tmp_path_factory.mktemp("web")) as server:
+        fill(server)
+        yield server
 
 
 @pytest.fixture(scope="session")
 def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server that takes rows, in bodies of bounded size."""
-    with running(tmp_path_factory.mktemp("inbox"), ROOKERY_MAX_BODY=MAX_BODY) as found:
-        fill(found)
-        yield found
+    with running(tmp_path_factory.mktemp("inbox"), ROOKERY_MAX_BODY=MAX_BODY) as server:
+        fill(server)
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +43,9 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "READERS_PER_CALLER": 2,
     }
     environment = {f"ROOKERY_{k}": v for k, v in settings.items()}
-    with running(tmp_path_factory.mktemp("narrow"), **environment) as found:
-        fill(found)
-        yield found
+    with running(tmp_path_factory.mktemp("narrow"), **environment) as server:
+        fill(server)
+        yield server
 
 
 @pytest.fixture(scope="session")

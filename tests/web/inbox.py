@@ -16,12 +16,12 @@ Send = Callable[..., httpx.Response]
 
 def count(server: Server) -> list[int]:
     """Rows of four datasources, then rows in their quarantines."""
-    found = server.sql(
+    rows = server.sql(
         "SELECT (SELECT count() FROM events) AS a, (SELECT count() FROM notes) AS b, "
         "(SELECT count() FROM clicks) AS c, (SELECT count() FROM prices) AS d"
     )
     names = ("events", "notes", "clicks", "prices")
-    return [*found[0].values(), *(quarantine(server, name)["total"] for name in names)]
+    return [*rows[0].values(), *(quarantine(server, name)["total"] for name in names)]
 
 
 def quarantine(server: Server, name: str) -> Any:
@@ -35,11 +35,11 @@ def quarantined(server: Server, response: httpx.Response, name: str = "events", 
     first = answer.pop("first_bad_row")
     answer.pop("unknown_keys", None)
     assert answer == {"successful_rows": beside, "quarantined_rows": 1}
-    found: dict[str, Any] = quarantine(server, name)["rows"][0]
-    columns = [c for c in found["c__error_column"] if c]
-    assert first == {"row": found["c__row"] + 1, "columns": columns, "reason": "; ".join(found["c__error"])}
-    assert found["c__error"] and all(found["c__error"]) and len(found["c__error"]) == len(found["c__error_column"])
-    return found
+    row: dict[str, Any] = quarantine(server, name)["rows"][0]
+    columns = [c for c in row["c__error_column"] if c]
+    assert first == {"row": row["c__row"] + 1, "columns": columns, "reason": "; ".join(row["c__error"])}
+    assert row["c__error"] and all(row["c__error"]) and len(row["c__error"]) == len(row["c__error_column"])
+    return row
 
 
 def delivered(server: Server, mark: str, tenant: str = "1") -> int:

@@ -28,5 +28,5 @@ def data(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, f"{response.status_code}: {response.text[:500]}"
     body = response.json()
     assert body["rows"] == len(body["data"])
-    found: list[dict[str, Any]] = body["data"]
-    return found
+    rows: list[dict[str, Any]] = body["data"]
+    return rows

@@ -149,8 +149,8 @@ def test_a_client_that_leaves_has_one_line(server: Server) -> None:
     with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=30) as reader:
         reader.sendall(f"GET /v0/pipes/many.ndjson {head}left-response\r\n\r\n".encode())
         assert reader.recv(1000).startswith(b"HTTP/1.1 200")
-    found = lines_of(server, "left-query", "left-body", "left-response")
-    assert {id: (len(each), each[0]["status"], each[0]["aborted"]) for id, each in found.items()} == {
+    lines_by_id = lines_of(server, "left-query", "left-body", "left-response")
+    assert {id: (len(each), each[0]["status"], each[0]["aborted"]) for id, each in lines_by_id.items()} == {
         "left-query": (1, 499, True),
         "left-body": (1, 499, True),
         "left-response": (1, 200, True),
@@ -161,8 +161,8 @@ def test_pipelined_requests_of_a_client_that_leaves_have_one_line_each(server: S
     head = "HTTP/1.1\r\nhost: a\r\nauthorization: Bearer " + server.admin_token + "\r\nx-request-id: "
     ids = [f"pipelined-{n}" for n in range(4)]
     exchange(server, "".join(f"GET /v0/pipes/slow.json {head}{id}\r\n\r\n" for id in ids).encode(), reads=False)
-    found = lines_of(server, *ids)
-    assert {id: [line["status"] for line in each] for id, each in found.items()} == {id: [499] for id in ids}
+    lines_by_id = lines_of(server, *ids)
+    assert {id: [line["status"] for line in each] for id, each in lines_by_id.items()} == {id: [499] for id in ids}
 
 
 def test_nothing_secret_is_logged(server: Server) -> None:
@@ -269,9 +269,9 @@ def test_refusals_by_the_connection_and_lines_at_level_debug(tmp_path: Path) -> 
         assert refused.startswith(b"HTTP/1.1 503")
         line = only(server, json.loads(refused.partition(b"\r\n\r\n")[2])["request_id"])
         assert (line["status"], line["code"], line.get("method")) == (503, "RK4026", None)
-        found = samples(server)
-        assert total(found, "rookery_requests_total", 'status="408"', 'route="/v0/events"') == 1
-        assert total(found, "rookery_errors_total", 'code="RK4026"') == 1
+        metrics = samples(server)
+        assert total(metrics, "rookery_requests_total", 'status="408"', 'route="/v0/events"') == 1
+        assert total(metrics, "rookery_errors_total", 'code="RK4026"') == 1
 
         server.admin("POST", "/v0/sql", content="SELEC 1")
         server.get(f"/made/{server.admin_token}/\u2028up", headers={"x-request-id": "with-a-path"})

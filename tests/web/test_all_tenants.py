@@ -78,8 +78,8 @@ def all_of_them(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_an_endpoint_returns_rows_of_all_placements_to_an_admin(server: Server) -> None:
-    found = {r["kind"]: r["units"] for r in server.admin_json("GET", "/v0/pipes/by_kind.json")["data"]}
-    assert found == {"view": 503, "sale": 40, "rent": 6000}
+    body = {r["kind"]: r["units"] for r in server.admin_json("GET", "/v0/pipes/by_kind.json")["data"]}
+    assert body == {"view": 503, "sale": 40, "rent": 6000}
     for tenant, totals in TOTALS.items():
         headers = {"X-Rookery-Tenant": tenant}
         rows = server.admin_json("GET", "/v0/pipes/by_kind.json", headers=headers)["data"]
@@ -92,8 +92,8 @@ def test_sql_reads_every_row_once(all_of_them: Server) -> None:
     for table in (*tables, "logs", "usage"):
         assert all_of_them.sql(f"SELECT sum(units) AS units FROM {table}") == [{"units": UNITS}], table
     for table in tables:
-        found = all_of_them.sql(f"SELECT * FROM {table} ORDER BY units, id")
-        assert len(found) == len(SENT) and len(found[0]) == (3 if table == "bare" else 4), table
+        rows = all_of_them.sql(f"SELECT * FROM {table} ORDER BY units, id")
+        assert len(rows) == len(SENT) and len(rows[0]) == (3 if table == "bare" else 4), table
 
 
 def test_tables_read_twice_and_pipes_over_pipes(all_of_them: Server) -> None:
@@ -184,5 +184,5 @@ def test_a_tenant_added_or_removed_during_a_query_is_read_completely_or_not_at_a
 def test_a_row_filter_of_an_admin_token_applies_in_every_nest(all_of_them: Server) -> None:
     scope: dict[str, Any] = {"type": "DATASOURCES:READ", "resource": "rows", "filter": "id = 1000"}
     token = all_of_them.static("an_admin_of_some_rows", "ADMIN", scope)
-    found = all_of_them.sql("SELECT sum(units) AS units, count() AS n FROM rows", token)
-    assert found == [{"units": UNITS // 4, "n": 4}]
+    rows = all_of_them.sql("SELECT sum(units) AS units, count() AS n FROM rows", token)
+    assert rows == [{"units": UNITS // 4, "n": 4}]

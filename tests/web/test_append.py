@@ -65,9 +65,9 @@ def quarantined(server: Server, response: httpx.Response, beside: int) -> dict[s
     answer = response.json()
     assert (answer["rows"], answer["quarantine_rows"]) == (beside, 1)
     assert answer["error"].startswith("1 rows") and "rookery quarantine ls events" in answer["error"]
-    found: dict[str, Any] = quarantine(server)["rows"][0]
-    assert found["c__error"] and all(found["c__error"])
-    return found
+    row: dict[str, Any] = quarantine(server)["rows"][0]
+    assert row["c__error"] and all(row["c__error"])
+    return row
 
 
 def parquet(**columns: Any) -> bytes:

@@ -38,11 +38,11 @@ _ids = itertools.count()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("warned"), ROOKERY_QUARANTINE_ROWS=ROOM) as found:
-        found.push({k: v for k, v in FILES.items() if "exact" not in k})
+    with running(tmp_path_factory.mktemp("warned"), ROOKERY_QUARANTINE_ROWS=ROOM) as server:
+        server.push({k: v for k, v in FILES.items() if "exact" not in k})
         for tenant in ("1", "2"):
-            found.tenant(tenant)
-        yield found
+            server.tenant(tenant)
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,11 @@ def test_known_keys_are_not_named(server: Server, name: str) -> None:
 
 
 def test_the_first_unknown_keys_are_named_and_all_are_counted(server: Server) -> None:
-    found = send(server, lines(event(**{f"k{n}": 1 for n in range(30)}), event(**{"x" * 500: 1})))["unknown_keys"]
-    assert found["count"] == 31
-    assert found["names"] == [f"k{n}" for n in range(10)]
+    unknown_keys = send(server, lines(event(**{f"k{n}": 1 for n in range(30)}), event(**{"x" * 500: 1})))[
+        "unknown_keys"
+    ]
+    assert unknown_keys["count"] == 31
+    assert unknown_keys["names"] == [f"k{n}" for n in range(10)]
 
 
 def test_the_first_error_is_returned_with_its_row(server: Server) -> None:

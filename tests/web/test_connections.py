@@ -39,8 +39,8 @@ BUFFERS = 8 << 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("bounded"), **{f"ROOKERY_{k}": v for k, v in LIMITS.items()}) as found:
-        yield found
+    with running(tmp_path_factory.mktemp("bounded"), **{f"ROOKERY_{k}": v for k, v in LIMITS.items()}) as server:
+        yield server
 
 
 def connect(server: Server) -> socket.socket:

@@ -105,12 +105,12 @@ def test_invalid_utf8_becomes_valid_json(server: Server, token: str, rows: int) 
 
 @pytest.mark.proves("A3")
 def test_parameters_from_query_form_and_json(server: Server, token: str) -> None:
-    path, wanted = "/v0/pipes/by_kind.json", [EXPECTED[0]]
-    assert data(server.get(f"{path}?kind=sale", token)) == wanted
-    assert data(server.post(path, token, data={"kind": "sale"})) == wanted
-    assert data(server.post(path, token, json={"kind": "sale"})) == wanted
-    assert data(server.post(f"{path}?kind=sale", token)) == wanted
-    assert data(server.post(f"{path}?kind=view", token, json={"kind": "sale"})) == wanted, "the body wins"
+    path, expected = "/v0/pipes/by_kind.json", [EXPECTED[0]]
+    assert data(server.get(f"{path}?kind=sale", token)) == expected
+    assert data(server.post(path, token, data={"kind": "sale"})) == expected
+    assert data(server.post(path, token, json={"kind": "sale"})) == expected
+    assert data(server.post(f"{path}?kind=sale", token)) == expected
+    assert data(server.post(f"{path}?kind=view", token, json={"kind": "sale"})) == expected, "the body wins"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream"])
@@ -194,10 +194,10 @@ def test_required_enum_default_and_declared_parameters(server: Server, token: st
         path = f"/v0/pipes/{pipe}.json"
         assert data(server.get(f"{path}?must=x", token)) == [{"size": "small", "n": 7, "must": "x"}]
         assert "`must`" in refused(server.get(path, token), 400, "RK4007")["error"]
-        found = refused(server.get(f"{path}?must=x&size=huge", token), 400, "RK4006")["error"]
-        assert "`size`" in found and "small" in found and "large" in found
-        found = refused(server.get(f"{path}?must=x&count=many", token), 400, "RK4006")["error"]
-        assert "`count`" in found and "Int32" in found
+        message = refused(server.get(f"{path}?must=x&size=huge", token), 400, "RK4006")["error"]
+        assert "`size`" in message and "small" in message and "large" in message
+        message = refused(server.get(f"{path}?must=x&count=many", token), 400, "RK4006")["error"]
+        assert "`count`" in message and "Int32" in message
     assert "`text`" in refused(server.get("/v0/pipes/echo.json", token), 400, "RK4007")["error"]
     assert data(server.get("/v0/pipes/chosen.json?order=desc", token)) == [{"direction": "desc"}]
     assert "`order`" in refused(server.get("/v0/pipes/chosen.json?order=up", token), 400, "RK4006")["error"]
@@ -228,8 +228,8 @@ def test_an_engine_error_before_the_first_byte(server: Server, token: str) -> No
 
 def test_parameters_reach_inner_pipes(server: Server, token: str) -> None:
     assert data(server.get("/v0/pipes/outer.json", token)) == [{"kinds": 2, "units": 43, "label": "none"}]
-    found = data(server.get("/v0/pipes/outer.json?kind=sale&label=x&from_day=2026-01-02", token))
-    assert found == [{"kinds": 1, "units": 40, "label": "x"}]
+    rows = data(server.get("/v0/pipes/outer.json?kind=sale&label=x&from_day=2026-01-02", token))
+    assert rows == [{"kinds": 1, "units": 40, "label": "x"}]
     refused(server.get("/v0/pipes/outer.json?from_day=x", token), 400, "RK4006")
 
 
@@ -257,8 +257,8 @@ def test_unknown_and_forbidden_pipes_look_alike(server: Server, token: str) -> N
 def test_an_admin_calls_an_endpoint_as_a_tenant(server: Server) -> None:
     path = "/v0/pipes/by_kind.json"
     for tenant, units in (("1", 43), ("2", 6500)):
-        found = data(server.admin("GET", path, headers={"x-rookery-tenant": tenant}))
-        assert sum(r["units"] for r in found) == units
+        rows = data(server.admin("GET", path, headers={"x-rookery-tenant": tenant}))
+        assert sum(r["units"] for r in rows) == units
     refused(server.admin("GET", path, headers={"x-rookery-tenant": "3"}), 404, "RK3004")
     refused(server.admin("GET", path, headers={"x-rookery-tenant": "01"}), 404, "RK3004")
     token = server.mint("PIPES:READ:by_kind", tenant="1")

@@ -20,8 +20,8 @@ EVIL = {"host": "evil.example", "x-forwarded-host": "evil.example", "forwarded":
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("public"), ROOKERY_PUBLIC_URL=PUBLIC) as found:
-        yield found
+    with running(tmp_path_factory.mktemp("public"), ROOKERY_PUBLIC_URL=PUBLIC) as server:
+        yield server
 
 
 def test_the_url_of_an_error_comes_from_the_settings_and_never_from_the_request(public: Server) -> None:

@@ -199,10 +199,10 @@ def test_integers_of_every_width(server: Server, send: Send) -> None:
         {"list": [2**128 + 5]},
     ):
         assert quarantined(server, row(**bad), "clicks")["c__error_column"] == list(bad)
-    found = server.sql("SELECT big, toString(wide) AS wide, few, list FROM clicks WHERE org = 77")
-    assert {r["big"] for r in found} == {1, 2**64 - 1}
-    assert {r["few"] for r in found} == {None, -128}
-    assert {r["wide"] for r in found} == {"1", str(-(2**255))}
+    rows = server.sql("SELECT big, toString(wide) AS wide, few, list FROM clicks WHERE org = 77")
+    assert {r["big"] for r in rows} == {1, 2**64 - 1}
+    assert {r["few"] for r in rows} == {None, -128}
+    assert {r["wide"] for r in rows} == {"1", str(-(2**255))}
 
 
 def test_too_large_bodies_are_refused(server: Server) -> None:
@@ -268,5 +268,5 @@ def test_two_files_with_the_same_name_are_refused(server: Server) -> None:
         {"name": "pair", "file": "pipes/pair.yaml", "text": "sql: SELECT 1 AS a\n"},
     ]
     body = {"files": files, "dry_run": True}
-    found = refused(server.post("/v0/push", server.admin_token, json=body), 400, "RK1007")
-    assert "datasources/pair.yaml" in found["error"] and "pipes/pair.yaml" in found["error"]
+    error = refused(server.post("/v0/push", server.admin_token, json=body), 400, "RK1007")
+    assert "datasources/pair.yaml" in error["error"] and "pipes/pair.yaml" in error["error"]

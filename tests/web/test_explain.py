@@ -61,22 +61,24 @@ STAGES = ["template", "verify", "compose", "engine", "serialization"]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("explain")) as found:
-        found.push(FILES)
-        found.tenant("1", "tables")
+    with running(tmp_path_factory.mktemp("explain")) as server:
+        server.push(FILES)
+        server.tenant("1", "tables")
         for tenant in range(2, 10):
-            found.tenant(str(tenant))
+            server.tenant(str(tenant))
         days = [f"2026-{m:02}-{d:02}" for m in range(1, 11) for d in range(1, 29)]
         rows = [{"tenant": t, "day": d, "kind": "ab"[i % 2]} for t in range(1, 10) for i, d in enumerate(days)]
-        found.events("events", rows)
-        found.events("coarse", [{"tenant": 2, "n": n} for n in range(1000)])
-        yield found
+        server.events("events", rows)
+        server.events("coarse", [{"tenant": 2, "n": n} for n in range(1000)])
+        yield server
 
 
 def explained(server: Server, pipe: str, tenant: str | None = "2", **parameters: str) -> dict[str, Any]:
     headers = {} if tenant is None else {"x-rookery-tenant": tenant}
-    found: dict[str, Any] = server.admin_json("GET", f"/v0/pipes/{pipe}/explain", params=parameters, headers=headers)
-    return found
+    explanation: dict[str, Any] = server.admin_json(
+        "GET", f"/v0/pipes/{pipe}/explain", params=parameters, headers=headers
+    )
+    return explanation
 
 
 def test_only_an_admin_may_ask_and_others_learn_nothing(server: Server) -> None:
@@ -112,39 +114,39 @@ def test_a_tenants_token_cannot_borrow_the_header_of_admins(server: Server) -> N
 
 
 def test_a_call_is_described(server: Server) -> None:
-    found = explained(server, "since", from_day="2026-10-01")
-    assert "{rk_tenant_uint32:UInt32}" in found["sql"]
-    assert "2026-10-01" not in found["sql"]
+    explanation = explained(server, "since", from_day="2026-10-01")
+    assert "{rk_tenant_uint32:UInt32}" in explanation["sql"]
+    assert "2026-10-01" not in explanation["sql"]
     # The message of the second check has a random part that no query may know.
-    assert "'rookery: a row of another tenant'" in found["sql"]
-    assert sorted(found["parameters"].values(), key=str) == ["2", "2", "2026-10-01"]
-    assert (found["pipe"], found["tenant"], found["runs"]) == ("since", "2", 1)
-    (table,) = found["tables"]
+    assert "'rookery: a row of another tenant'" in explanation["sql"]
+    assert sorted(explanation["parameters"].values(), key=str) == ["2", "2", "2026-10-01"]
+    assert (explanation["pipe"], explanation["tenant"], explanation["runs"]) == ("since", "2", 1)
+    (table,) = explanation["tables"]
     assert table["table"] == "main.events"
     assert table["parts"] == table["parts_total"] == 1
     assert 0 < table["granules"] < table["granules_total"]
     (key,) = [i for i in table["indexes"] if i["type"] == "PrimaryKey"]
     assert key["keys"] == ["tenant", "day"]
-    assert found["read_rows"] >= 28
-    assert found["read_bytes"] > 0
-    assert found["result_rows"] == 2
-    assert list(found["milliseconds"]) == STAGES
-    assert found["milliseconds"]["template"] > 0
-    assert found["milliseconds"]["verify"] > 0
-    assert found["warnings"] == []
+    assert explanation["read_rows"] >= 28
+    assert explanation["read_bytes"] > 0
+    assert explanation["result_rows"] == 2
+    assert list(explanation["milliseconds"]) == STAGES
+    assert explanation["milliseconds"]["template"] > 0
+    assert explanation["milliseconds"]["verify"] > 0
+    assert explanation["warnings"] == []
 
 
 def test_the_rows_are_those_of_a_real_call(server: Server) -> None:
     headers = {"x-rookery-tenant": "2"}
     call = server.admin_json("GET", "/v0/pipes/since.json", headers=headers)
-    found = explained(server, "since")
-    assert found["result_rows"] == call["rows"]
-    assert found["read_rows"] == call["statistics"]["rows_read"]
+    explanation = explained(server, "since")
+    assert explanation["result_rows"] == call["rows"]
+    assert explanation["read_rows"] == call["statistics"]["rows_read"]
 
 
 def test_parameters_may_be_in_a_body(server: Server) -> None:
-    found = server.admin_json("POST", "/v0/pipes/since/explain", json={"from_day": "2026-02-03"})
-    assert "2026-02-03" in found["parameters"].values()
+    explanation = server.admin_json("POST", "/v0/pipes/since/explain", json={"from_day": "2026-02-03"})
+    assert "2026-02-03" in explanation["parameters"].values()
 
 
 def test_a_tenant_for_whom_all_granules_are_read_is_named(server: Server) -> None:
@@ -172,10 +174,10 @@ def test_the_tables_of_a_tenant_are_explained(server: Server) -> None:
 
 def test_pipes_without_tables_and_large_results(server: Server) -> None:
     assert explained(server, "one")["tables"] == []
-    found = explained(server, "large", None)
-    assert found["result_rows"] == 50_000
-    assert found["result_bytes"] > 5_000_000
-    assert 0 < explained(server, "one")["memory_bytes"] < found["memory_bytes"] < 100_000_000
+    explanation = explained(server, "large", None)
+    assert explanation["result_rows"] == 50_000
+    assert explanation["result_bytes"] > 5_000_000
+    assert 0 < explained(server, "one")["memory_bytes"] < explanation["memory_bytes"] < 100_000_000
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,12 @@ negative_data_rejection.expected-statuses = [400, 403, 404, 405, 409, 413, 414, 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("tools")) as found:
-        found.push(FILES)
+    with running(tmp_path_factory.mktemp("tools")) as server:
+        server.push(FILES)
         for tenant in ("1", "2"):
-            found.tenant(tenant)
-            found.events("events", [{"tenant_id": int(tenant), "note": f"note-of-{tenant}"}])
-        yield found
+            server.tenant(tenant)
+            server.events("events", [{"tenant_id": int(tenant), "note": f"note-of-{tenant}"}])
+        yield server
 
 
 class _Nothing:
@@ -185,5 +185,5 @@ def test_overstep_finds_nothing(server: Server, tmp_path: Path) -> None:
         env={**os.environ, "OVERSTEP_NO_HINTS": "1", "NO_PROXY": "127.0.0.1"},
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    found = json.loads((tmp_path / "out" / "findings.json").read_text())
-    assert not found.get("findings"), found
+    document = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert not document.get("findings"), document

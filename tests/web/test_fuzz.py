@@ -99,9 +99,9 @@ STATUSES = {200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 414, 415, 418, 422
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server that the random requests may change."""
-    with running(tmp_path_factory.mktemp("fuzz"), ROOKERY_MAX_BODY=50_000, ROOKERY_MAX_SECONDS=2) as found:
-        fill(found)
-        yield found
+    with running(tmp_path_factory.mktemp("fuzz"), ROOKERY_MAX_BODY=50_000, ROOKERY_MAX_SECONDS=2) as server:
+        fill(server)
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -58,8 +58,8 @@ def test_server_timing(server: Server) -> None:
     body = '{"owner": "9", "text": "timed"}'
     assert set(stages(server.admin("POST", "/v0/events?name=notes", content=body))) == {"auth", "body", "append"}
     started = time.monotonic()
-    found = stages(server.get("/v0/pipes/many.json?rows=20000", server.admin_token))
-    assert 0 < sum(found.values()) <= (time.monotonic() - started) * 1000
+    stages_taken = stages(server.get("/v0/pipes/many.json?rows=20000", server.admin_token))
+    assert 0 < sum(stages_taken.values()) <= (time.monotonic() - started) * 1000
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_wrong_methods(server: Server, method: str, path: str) -> None:
 
 def test_head(server: Server) -> None:
     for path in ("/v0/pipes/by_kind.json", "/v0/sql?q=SELECT+1", "/live", "/ready", "/v0/pipes/many.csv?rows=60000"):
-        got, head = server.admin("GET", path), server.admin("HEAD", path)
+        response, head = server.admin("GET", path), server.admin("HEAD", path)
         assert (head.status_code, head.content) == (200, b"")
-        assert head.headers["content-type"] == got.headers["content-type"]
+        assert head.headers["content-type"] == response.headers["content-type"]
     assert server.request("HEAD", "/v0/pipes/by_kind.json").status_code == 403
 
 

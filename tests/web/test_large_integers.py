@@ -88,10 +88,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def rows(server: Server, path: str, token: str, **params: Any) -> dict[str, Any]:
     response = server.get(path, token, params=params)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = (
-        json.loads(response.text.split("\n")[0]) if "ndjson" in path else response.json()["data"][0]
-    )
-    return found
+    row: dict[str, Any] = json.loads(response.text.split("\n")[0]) if "ndjson" in path else response.json()["data"][0]
+    return row
 
 
 @pytest.mark.parametrize("format", ["json", "ndjson"])
@@ -110,19 +108,19 @@ def test_the_request_wins_over_the_endpoint_and_the_setting(filled: Server, form
 def test_sql_and_json_bodies_accept_the_option(filled: Server) -> None:
     query = "SELECT kind, id FROM rows"
     token = filled.mint("PIPES:READ:rows", tenant="1")
-    for wanted, value in ((str(BIG), 1), (BIG, 0)):
-        asked = filled.get("/v0/sql", token, params={"q": query, QUOTE: value}).json()["data"]
-        assert asked == [{"kind": "Int64", "id": wanted}]
+    for expected, value in ((str(BIG), 1), (BIG, 0)):
+        rows = filled.get("/v0/sql", token, params={"q": query, QUOTE: value}).json()["data"]
+        assert rows == [{"kind": "Int64", "id": expected}]
         posted = filled.post("/v0/sql", token, json={"q": query, QUOTE: bool(value)}).json()["data"]
-        assert posted == [{"kind": "Int64", "id": wanted}]
+        assert posted == [{"kind": "Int64", "id": expected}]
         called = filled.post("/v0/pipes/numbers.json", filled.admin_token, json={QUOTE: value}).json()["data"]
-        assert called[0]["id"] == wanted
+        assert called[0]["id"] == expected
 
 
 def test_large_and_ordered_results_are_quoted(filled: Server) -> None:
     query = "SELECT number AS a, number + 1 AS b FROM numbers(60000) ORDER BY number DESC"
-    found = filled.get("/v0/sql", filled.admin_token, params={"q": query}).json()["data"]
-    assert found == [{"a": str(n), "b": str(n + 1)} for n in range(59999, -1, -1)]
+    rows = filled.get("/v0/sql", filled.admin_token, params={"q": query}).json()["data"]
+    assert rows == [{"a": str(n), "b": str(n + 1)} for n in range(59999, -1, -1)]
 
 
 def test_csv_and_parquet_are_unchanged(filled: Server) -> None:

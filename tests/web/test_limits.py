@@ -64,13 +64,13 @@ def test_too_many_queries_of_one_caller(narrow: Server, by: str) -> None:
         for n in range(6)
     ]
     answers = at_once(lambda n: narrow.post("/v0/sql", tokens[n], content=BUSY), 6)
-    found = Counter(a.status_code for a in answers)
-    assert set(found) <= {200, 429} and found[200] >= 2, found
+    counts = Counter(a.status_code for a in answers)
+    assert set(counts) <= {200, 429} and counts[200] >= 2, counts
     for answer in answers:
         if answer.status_code == 429:
             refused(answer, 429, "RK4010")
             assert int(answer.headers["retry-after"]) >= 1
-    assert found[429] >= 1
+    assert counts[429] >= 1
     assert narrow.sql("SELECT 1 AS x", tokens[0]) == [{"x": 1}], "the places are given back"
 
 
@@ -89,8 +89,8 @@ def test_requests_per_second(narrow: Server) -> None:
     token = narrow.mint("PIPES:READ:by_kind", tenant="1", name="limited", limits={"rps": 1})
     other = narrow.mint("PIPES:READ:by_kind", tenant="1", name="not limited")
     answers = [narrow.get("/v0/pipes/by_kind.json", token) for _ in range(12)]
-    found = Counter(a.status_code for a in answers)
-    assert found[200] >= 1 and found[429] >= 1 and set(found) == {200, 429}
+    counts = Counter(a.status_code for a in answers)
+    assert counts[200] >= 1 and counts[429] >= 1 and set(counts) == {200, 429}
     busy = next(a for a in answers if a.status_code == 429)
     refused(busy, 429, "RK4010")
     assert (busy.headers["x-ratelimit-limit"], busy.headers["x-ratelimit-remaining"]) == ("1", "0")

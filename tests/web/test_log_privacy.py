@@ -57,12 +57,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # Older versions left the directory open.
     home = tmp_path_factory.mktemp("canary")
     (home / ".rookery").mkdir(mode=0o755)
-    with running(home) as found:
-        found.push(FILES)
+    with running(home) as server:
+        server.push(FILES)
         for tenant, placement in (("1", "pooled"), ("2", "tables")):
-            found.tenant(tenant, placement)
-            found.events("rows", [{"tenant_id": int(tenant), "note": CANARY, "number": NUMBER}])
-        yield found
+            server.tenant(tenant, placement)
+            server.events("rows", [{"tenant_id": int(tenant), "note": CANARY, "number": NUMBER}])
+        yield server
 
 
 QUERIES = (

@@ -85,19 +85,19 @@ def _ids(cases: list[tuple[Scopes, str | None, Scopes, str | None]]) -> list[str
 @pytest.mark.parametrize("ttl", [600, None], ids=["JWT", "static"])
 @pytest.mark.parametrize("case", NARROWER, ids=_ids(NARROWER))
 def test_narrower_tokens_are_minted(mints: Server, case: Any, ttl: int | None) -> None:
-    own, own_tenant, wanted, tenant = case
-    response = mint(mints, minter(mints, own, own_tenant), wanted, tenant, ttl=ttl)
+    own, own_tenant, expected, tenant = case
+    response = mint(mints, minter(mints, own, own_tenant), expected, tenant, ttl=ttl)
     assert response.status_code == 200, response.text
     body = mints.get("/v0/pipes/openapi.json", response.json()["token"])
-    assert body.status_code == (403 if wanted == ["METRICS:READ"] else 200)
+    assert body.status_code == (403 if expected == ["METRICS:READ"] else 200)
 
 
 @pytest.mark.parametrize("case", WIDER, ids=_ids(WIDER))
 def test_wider_tokens_are_refused(mints: Server, case: Any) -> None:
-    own, own_tenant, wanted, tenant = case
+    own, own_tenant, expected, tenant = case
     token = minter(mints, own, own_tenant)
-    refused(mint(mints, token, wanted, tenant, ttl=None), 403, "RK4003")
-    jwt = mint(mints, token, wanted, tenant)
+    refused(mint(mints, token, expected, tenant, ttl=None), 403, "RK4003")
+    jwt = mint(mints, token, expected, tenant)
     assert jwt.status_code in (400, 403), jwt.text
     assert mints.get("/v0/tokens", token).status_code == 200
 

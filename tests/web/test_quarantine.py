@@ -40,8 +40,8 @@ def send(server: Server, body: str, token: str | None = None, name: str = "event
 
 
 def listed(server: Server, **params: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = server.admin_json("GET", PATH, params=params)["rows"]
-    return found
+    rows: list[dict[str, Any]] = server.admin_json("GET", PATH, params=params)["rows"]
+    return rows
 
 
 def replay(server: Server, body: Any = None) -> Any:
@@ -224,8 +224,8 @@ def test_all_rows_are_replayed_after_the_datasource_changed(server: Server, mark
     server.push({path: narrow[path].replace("UInt8", "UInt16")}, allow=["guests"])
     assert server.admin_json("POST", f"{quarantine}/replay")["successful_rows"] == 33
     assert server.admin_json("GET", quarantine)["total"] == 0
-    found = server.sql("SELECT name, age FROM guests ORDER BY age")
-    assert [(r["name"], r["age"]) for r in found] == [
+    rows = server.sql("SELECT name, age FROM guests ORDER BY age")
+    assert [(r["name"], r["age"]) for r in rows] == [
         ("young", 1), *((f"n{n}", 300 + n) for n in range(30)), ('x,\n"y"', 400), ("", 401), ("", 402)
     ]  # fmt: skip
     server.admin_json("DELETE", "/v0/datasources/guests", params={"force": "true"})

@@ -85,13 +85,13 @@ def test_minted_tokens_see_a_subset(mints: Server, seed: int) -> None:
         bound = [scopes_of(mints, name, scopes, t) for t in ([tenant] if tenant else [None, "1", "2"])]
         own = visible(mints, token).union(*(visible(mints, t) for t in bound if t))
         for _ in range(6):
-            wanted = changed(chance, scopes)
-            response = mint(mints, token, wanted, chance.choice([tenant, tenant, None, "1", "2"]), ttl=None)
+            expected = changed(chance, scopes)
+            response = mint(mints, token, expected, chance.choice([tenant, tenant, None, "1", "2"]), ttl=None)
             if response.status_code == 200:
                 minted += 1
                 rows = visible(mints, response.json()["token"])
                 seen += len(rows)
-                assert rows <= own, (scopes, tenant, wanted, rows - own)
+                assert rows <= own, (scopes, tenant, expected, rows - own)
             else:
                 assert response.status_code in (400, 403), response.text
     assert minted

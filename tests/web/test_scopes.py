@@ -97,10 +97,10 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def tokens(scratch: Server) -> dict[str, str]:
     """A static token for each scope, and JWTs where they are possible."""
     tenants = {"PIPES:READ:by_kind": "1", "DATASOURCES:READ:events": "1"}
-    found = {s: scratch.static(f"only {s}", s, tenant=tenants.get(s)) for s in ALLOWED}
+    response = {s: scratch.static(f"only {s}", s, tenant=tenants.get(s)) for s in ALLOWED}
     for scope in ("METRICS:READ", "READ:ALL", "PIPES:READ:by_kind"):
-        found[f"JWT {scope}"] = scratch.mint(scope, tenant=tenants.get(scope))
-    return found
+        response[f"JWT {scope}"] = scratch.mint(scope, tenant=tenants.get(scope))
+    return response
 
 
 def call(server: Server, method: str, path: str, token: str | None) -> httpx.Response:

@@ -202,10 +202,10 @@ def test_a_name_out_of_scope_looks_nonexistent(server: Server, token: str) -> No
 def test_each_tenant_reads_only_its_rows(server: Server) -> None:
     for tenant, own in (("1", "one-"), ("2", "two-")):
         token = server.mint("DATASOURCES:READ:events", "DATASOURCES:READ:notes", tenant=tenant)
-        found = server.sql("SELECT note FROM events WHERE tenant_id IN (1, 2, 3) OR 1", token)
-        assert found and all(r["note"].startswith(own) for r in found)
+        rows = server.sql("SELECT note FROM events WHERE tenant_id IN (1, 2, 3) OR 1", token)
+        assert rows and all(r["note"].startswith(own) for r in rows)
         joined = server.sql("SELECT count() AS n FROM events AS e JOIN notes AS n ON 1 = 1", token)
-        assert joined == [{"n": len(found)}]
+        assert joined == [{"n": len(rows)}]
 
 
 @pytest.mark.proves("B12", "B13")
@@ -247,8 +247,8 @@ def test_an_admin_sees_everything(server: Server) -> None:
     ):
         assert server.post("/v0/sql", server.admin_token, content=sql).status_code in (400, 403)
     as_tenant = {"x-rookery-tenant": "2"}
-    found = data(server.post("/v0/sql", server.admin_token, content="SELECT note FROM events", headers=as_tenant))
-    assert {r["note"][:4] for r in found} == {"two-"}
+    rows = data(server.post("/v0/sql", server.admin_token, content="SELECT note FROM events", headers=as_tenant))
+    assert {r["note"][:4] for r in rows} == {"two-"}
 
 
 def test_text_in_double_quotes_gets_a_hint(server: Server) -> None:

@@ -56,11 +56,11 @@ PIPES = ("long", "many", "short", "endless", "hungry")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("stuck"), **{f"ROOKERY_{k}": v for k, v in LIMITS.items()}) as found:
-        found.push(FILES)
-        found.tenant("1")
-        found.tenant("2")
-        yield found
+    with running(tmp_path_factory.mktemp("stuck"), **{f"ROOKERY_{k}": v for k, v in LIMITS.items()}) as server:
+        server.push(FILES)
+        server.tenant("1")
+        server.tenant("2")
+        yield server
 
 
 @contextmanager

@@ -33,10 +33,10 @@ SECRET = ("payroll", "employee_secret_column", "salary", "usage_secret")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(
         tmp_path_factory.mktemp("names"), ROOKERY_STRICT_PARAMETERS="true", ROOKERY_MAX_SECONDS="1"
-    ) as found:
-        found.push(FILES)
-        found.tenant("1")
-        yield found
+    ) as server:
+        server.push(FILES)
+        server.tenant("1")
+        yield server
 
 
 def failed(server: Server, method: str, path: str, token: str | None = None, **kwargs: Any) -> dict[str, Any]:

@@ -58,17 +58,17 @@ def test_small_clock_differences_are_tolerated(changed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("changed", "reason"), BAD, ids=str)
 def test_the_error_names_the_reason(changed: dict[str, Any], reason: str) -> None:
-    with pytest.raises(RookeryError) as found:
+    with pytest.raises(RookeryError) as caught:
         verify(made(**changed), "main", [KEY], NOW)
-    assert found.value.code.id == "RK4002" and reason in found.value.message
+    assert caught.value.code.id == "RK4002" and reason in caught.value.message
 
 
 def test_foreign_jwts_are_refused() -> None:
     signed = jwt.encode({"exp": NOW + 1}, "c" * 128, algorithm="HS512")
     for text, reason in (("a.b", "neither"), ("x" * 1000, "neither"), (signed, "HS256"), (made()[:-3], "signature")):
-        with pytest.raises(RookeryError) as found:
+        with pytest.raises(RookeryError) as caught:
             verify(text, "main", [KEY], NOW)
-        assert reason in found.value.message
+        assert reason in caught.value.message
 
 
 def test_the_limits_are_settings() -> None:
@@ -89,6 +89,6 @@ def test_over_http(server: Server) -> None:
         ({"exp": int(now) - 5}, "expired"),
         ({"exp": int(now) + 800 * DAY}, "`exp`"),
     ):
-        found = refused(server.get("/v0/pipes/by_kind.json", made(key, **{**body, **changed})), 403, "RK4002")
-        assert reason in found["error"], json.dumps(found)
+        error = refused(server.get("/v0/pipes/by_kind.json", made(key, **{**body, **changed})), 403, "RK4002")
+        assert reason in error["error"], json.dumps(error)
     refused(server.admin("POST", "/v0/tokens", json={"name": "a", "ttl": 400 * DAY, "scopes": [PIPE]}), 400, "RK4018")

@@ -19,9 +19,9 @@ ADMIN = "an admin token chosen by the operator"
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that writes everything into its log. Its admin token does not look like one."""
-    with running(tmp_path_factory.mktemp("secrecy"), ROOKERY_LOG_LEVEL="debug", ROOKERY_ADMIN_TOKEN=ADMIN) as found:
-        fill(found)
-        yield found
+    with running(tmp_path_factory.mktemp("secrecy"), ROOKERY_LOG_LEVEL="debug", ROOKERY_ADMIN_TOKEN=ADMIN) as server:
+        fill(server)
+        yield server
 
 
 def forged(key: str, **changed: object) -> str:

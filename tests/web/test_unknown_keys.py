@@ -32,9 +32,9 @@ endpoint: {}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("known")) as found:
-        found.push(FILES)
-        yield found
+    with running(tmp_path_factory.mktemp("known")) as server:
+        server.push(FILES)
+        yield server
 
 
 class _Nothing:
@@ -167,10 +167,10 @@ def test_endpoints_name_ignored_parameters(server: Server) -> None:
 
 def test_the_header_is_bounded_and_safe(server: Server) -> None:
     names = ["a\r\nset-cookie: x", "ü,ß", "x" * 5000, *(f"p{n:03}" for n in range(100))]
-    found = server.admin("GET", "/v0/pipes/regional.json?" + urlencode(dict.fromkeys(names, "1"))).headers
-    assert "set-cookie" not in found
-    *shown, more = found[IGNORED].split(", ")
-    assert len(found[IGNORED]) < 2000 and len(shown) == 10 and more == "+93"
+    response = server.admin("GET", "/v0/pipes/regional.json?" + urlencode(dict.fromkeys(names, "1"))).headers
+    assert "set-cookie" not in response
+    *shown, more = response[IGNORED].split(", ")
+    assert len(response[IGNORED]) < 2000 and len(shown) == 10 and more == "+93"
     assert shown[0] == "a%0D%0Aset-cookie%3A%20x"
 
 

@@ -18,9 +18,9 @@ from tests.web.signing import PATH, signed
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose keys and tenants these tests may change, with an admin token from the environment."""
     path: Path = tmp_path_factory.mktemp("keys")
-    with running(path, ROOKERY_ADMIN_TOKEN="chosen by the operator", ROOKERY_WORKSPACE="other") as found:
-        fill(found)
-        yield found
+    with running(path, ROOKERY_ADMIN_TOKEN="chosen by the operator", ROOKERY_WORKSPACE="other") as server:
+        fill(server)
+        yield server
 
 
 def test_the_admin_token_of_the_environment(other: Server) -> None:

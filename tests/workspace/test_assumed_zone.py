@@ -14,8 +14,8 @@ ELSEWHERE = {"TZ": "Asia/Tokyo"}
 
 
 def _errors(server: Server) -> list[dict[str, Any]]:
-    found = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
-    return [f for f in found if f["level"] == "error"]
+    findings = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
+    return [f for f in findings if f["level"] == "error"]
 
 
 @pytest.mark.feature
@@ -23,9 +23,9 @@ def test_the_doctor_names_the_zone_instead_of_differences(tmp_path: Path) -> Non
     home = old.unpacked(tmp_path / "home")
     with running(home, **ELSEWHERE) as server:
         before = [f for f in _errors(server) if f["check"] not in ("derived", "time-zone")]
-        (found,) = [f for f in _errors(server) if f["check"] in ("derived", "time-zone")]
-        assert found["check"] == "time-zone"
-        assert f"ROOKERY_TIMEZONE={old.ZONE}" in found["hint"]
+        (finding,) = [f for f in _errors(server) if f["check"] in ("derived", "time-zone")]
+        assert finding["check"] == "time-zone"
+        assert f"ROOKERY_TIMEZONE={old.ZONE}" in finding["hint"]
         refused = server.admin("POST", "/v0/doctor", json={})
         assert refused.json()["code"] == "RK7010", refused.text
     # A zone that was only assumed can be corrected, and is then final.

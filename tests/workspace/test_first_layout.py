@@ -49,8 +49,8 @@ def _different(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 def _plain(answers: dict[str, Any]) -> dict[str, Any]:
     """Answers without LowCardinality in the types of columns: elements of arrays and maps are read without it."""
     text = re.sub(r"LowCardinality\(((?:[^()]|\([^()]*\))*)\)", r"\1", json.dumps(answers))
-    found: dict[str, Any] = json.loads(text)
-    return found
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def _send(server: Server, rows: list[dict[str, Any]], token: str | None = None, **headers: str) -> dict[str, Any]:

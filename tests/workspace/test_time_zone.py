@@ -116,8 +116,8 @@ def asked(server: Server, **given: str) -> dict[str, Any]:
     """The answer of the endpoint that shows what it was given."""
     response = server.get("/v0/pipes/moments.json", server.admin_token, params=given)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()["data"][0]
-    return found
+    row: dict[str, Any] = response.json()["data"][0]
+    return row
 
 
 def misread(server: Server) -> list[str]:
