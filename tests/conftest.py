@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
 
 def _proofs(stats: Mapping[str, Sequence[Any]]) -> dict[str, list[Proof]]:
     """Proofs by requirement, from the results of a run."""
-    found: dict[tuple[str, str], Proof] = {}
+    proofs: dict[tuple[str, str], Proof] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for result in stats.get(outcome, []):
             test = result.nodeid.split("[")[0]
@@ -76,11 +76,11 @@ def _proofs(stats: Mapping[str, Sequence[Any]]) -> dict[str, list[Proof]]:
                 value for name, value in getattr(result, "user_properties", ()) if name == "proves"
             ):
                 for number in numbers:
-                    proof = found.setdefault((number, test), Proof(test, tier))
+                    proof = proofs.setdefault((number, test), Proof(test, tier))
                     proof.outcomes.add(outcome)  # type: ignore[arg-type]
                     if outcome == "skipped" and isinstance(result.longrepr, tuple):
                         proof.reasons.add(str(result.longrepr[2]).removeprefix("Skipped: "))
     by_requirement: dict[str, list[Proof]] = defaultdict(list)
-    for (number, _), proof in found.items():
+    for (number, _), proof in proofs.items():
         by_requirement[number].append(proof)
     return by_requirement

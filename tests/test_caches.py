@@ -64,15 +64,15 @@ def test_every_cache_weighs_its_entries() -> None:
 
 
 def test_every_function_that_keeps_results_is_listed() -> None:
-    found = set()
+    cached = set()
     for file, tree in _modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 for decorator in node.decorator_list:
                     name = decorator.func if isinstance(decorator, ast.Call) else decorator
                     if isinstance(name, ast.Name) and name.id in ("cache", "lru_cache"):
-                        found.add(f"{file}:{node.name}")
-    assert found == set(DECORATED)
+                        cached.add(f"{file}:{node.name}")
+    assert cached == set(DECORATED)
 
 
 def test_long_texts_displace_others() -> None:

@@ -23,8 +23,8 @@ CLICKHOUSE = ROOT / "deploy" / "clickhouse"
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    return found
+    document: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def users() -> ElementTree.Element:
 
 
 def text(element: ElementTree.Element, path: str) -> str:
-    found = element.find(path)
-    assert found is not None, path
-    return found.text or ""
+    child = element.find(path)
+    assert child is not None, path
+    return child.text or ""
 
 
 def grants(users: ElementTree.Element, user: str) -> list[str]:

@@ -236,27 +236,27 @@ def _constants(tree: ast.Module) -> Iterator[str]:
 
 
 def test_every_pattern_is_a_constant_and_registered() -> None:
-    found, elsewhere = set(), set()
+    constants, elsewhere = set(), set()
     for file, tree in _sources().items():
         names = set(_constants(tree))
-        found |= {f"{file}:{name}" for name in names}
+        constants |= {f"{file}:{name}" for name in names}
         inner = [s for s in tree.body if not isinstance(s, ast.Assign | ast.AnnAssign)]
         if any(name == "re" and m in (*METHODS, "compile", "subn") for s in inner for name, m, _ in _calls(s)):
             elsewhere.add(file)
         imported = [n for s in ast.walk(tree) if isinstance(s, ast.ImportFrom) and s.module == "re" for n in s.names]
         assert not imported, f"{file}: import re as a whole"
-    assert found == set(REGISTERED), "a new pattern is registered with the texts on which it is slowest"
+    assert constants == set(REGISTERED), "a new pattern is registered with the texts on which it is slowest"
     assert elsewhere == MADE_AT_RUN_TIME, "patterns are constants of their modules"
 
 
 def _methods() -> dict[str, set[str]]:
     """How the constants are used, by name; a name that several files have has the methods of all."""
-    found: dict[str, set[str]] = {}
+    used_methods: dict[str, set[str]] = {}
     for tree in _sources().values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr in METHODS and isinstance(node.value, ast.Name):
-                found.setdefault(node.value.id, set()).add(node.attr)
-    return found
+                used_methods.setdefault(node.value.id, set()).add(node.attr)
+    return used_methods
 
 
 def _child(jobs: list[tuple[str, Any]], seconds: int = PROCESSOR_SECONDS) -> subprocess.CompletedProcess[str]:

@@ -101,7 +101,7 @@ def writing(server: Server) -> Iterator[Sent]:
 def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Backups under load, each with the batches that were acknowledged before and after it."""
     directory = tmp_path_factory.mktemp("loaded")
-    found = []
+    taken = []
     with running(directory / "home") as server:
         server.push(project(request.param))
         for tenant in TENANTS:
@@ -112,9 +112,9 @@ def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 sent.wait(4)
                 before = sent.counts.copy()
                 cli("backup", f"{number}.tar", "--no-verify")
-                found.append((directory / "backups" / f"{number}.tar", before, sent.counts.copy()))
+                taken.append((directory / "backups" / f"{number}.tar", before, sent.counts.copy()))
             sent.wait(2)
-    yield found
+    yield taken
 
 
 def stored(server: Server) -> dict[tuple[int, int], int]:

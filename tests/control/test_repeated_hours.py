@@ -32,11 +32,11 @@ materialize:
 
 
 def _totals(rookery: Rookery) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+    totals: list[tuple[int, int]] = []
     for table in ("main.per_hour", f"{rookery.nest('1')}.per_hour"):
         rows = rookery.rows(f"SELECT toUnixTimestamp(hour) AS h, sum(total) FROM {table} GROUP BY h ORDER BY h")
-        found += [(int(hour) - FIRST, int(total)) for hour, total in rows]
-    return found
+        totals += [(int(hour) - FIRST, int(total)) for hour, total in rows]
+    return totals
 
 
 @pytest.mark.proves("D4")

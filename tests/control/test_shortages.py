@@ -106,8 +106,8 @@ class Sender:
     def newest(self, table: str, *, database: str = "main") -> str:
         """The newest part with rows that have not expired."""
         when = {"years": "year", "plain": "toYear(day)"}.get(table, "toYear(month)")
-        found = f"SELECT argMax(_part, _block_number) FROM {database}.{table} WHERE {when} > 2000"
-        return str(self.rookery.rows(found)[0][0])
+        query = f"SELECT argMax(_part, _block_number) FROM {database}.{table} WHERE {when} > 2000"
+        return str(self.rookery.rows(query)[0][0])
 
     def errors(self) -> dict[str, str]:
         """The errors of the doctor, and their hints."""

@@ -90,9 +90,9 @@ def main() -> None:
         support.ROOT = checkout(Path(temporary) / "old")
         with support.running(home, TZ=project.ZONE) as server:
             fill(server)
-            found = dict(project.asked(server))
+            answers = dict(project.asked(server))
         age(home / ".rookery" / "data")
-        project.ANSWERS.write_text(_on_lines(found), encoding="utf-8")
+        project.ANSWERS.write_text(_on_lines(answers), encoding="utf-8")
         with tarfile.open(project.ARCHIVE, "w:xz", preset=9) as archive:
             for name in ("admin_token", "data"):
                 archive.add(home / ".rookery" / name, f".rookery/{name}")

@@ -22,9 +22,9 @@ FUNCTIONS = sorted(
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_named_function_exists(name: str) -> None:
     module, *attributes = name.split(".")
-    found: object = importlib.import_module("engine." + module.replace("/", "."))
+    value: object = importlib.import_module("engine." + module.replace("/", "."))
     for attribute in attributes:
-        found = getattr(found, attribute)
+        value = getattr(value, attribute)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:engine|cli|tests|deploy)/[\w./]*)`", TEXT))))

@@ -61,15 +61,15 @@ def _given(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module == "engine.errors"
         for alias in node.names
     }
-    found: set[str] = set()
+    given_codes: set[str] = set()
     pending = [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Compare | ast.Set):
             continue
         if isinstance(node, ast.Name) and node.id in imported:
-            found.add(node.id)
+            given_codes.add(node.id)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "errors":
-            found.add(node.attr)
+            given_codes.add(node.attr)
         pending.extend(ast.iter_child_nodes(node))
-    return found
+    return given_codes

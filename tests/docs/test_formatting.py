@@ -47,7 +47,7 @@ def test_no_text_is_repeated(page: str) -> None:
     words = [
         (text, set(_WORD.findall(text.lower()))) for text in paragraphs((ROOT / page).read_text(encoding="utf-8"))
     ]
-    long = [(text, found) for text, found in words if len(found) >= 8]
+    long = [(text, distinct) for text, distinct in words if len(distinct) >= 8]
     twice = [
         (first, second)
         for number, (first, left) in enumerate(long)

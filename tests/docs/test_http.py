@@ -17,12 +17,12 @@ TEXT = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
 def _routes() -> dict[str, set[str]]:
     """Methods by path of the application; it is not started, so no database is opened."""
     app = create_app(SimpleNamespace(settings=Settings()))
-    found: dict[str, set[str]] = {}
+    methods: dict[str, set[str]] = {}
     for route in app.routes:
         assert isinstance(route, Route)
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path).rstrip("/")
-        found.setdefault(path, set()).update((route.methods or set()) - {"HEAD"})
-    return found
+        methods.setdefault(path, set()).update((route.methods or set()) - {"HEAD"})
+    return methods
 
 
 def test_every_route_is_documented_with_its_methods() -> None:

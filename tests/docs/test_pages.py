@@ -41,18 +41,18 @@ def _texts() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if listed.returncode == 0:
-        found = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+        paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
     else:
-        found = [p for p in ROOT.rglob("*") if not SKIPPED_FOLDERS & set(p.relative_to(ROOT).parts)]
-    return [p for p in found if p.is_file() and p.suffix in TEXTS and p != Path(__file__).resolve()]
+        paths = [p for p in ROOT.rglob("*") if not SKIPPED_FOLDERS & set(p.relative_to(ROOT).parts)]
+    return [p for p in paths if p.is_file() and p.suffix in TEXTS and p != Path(__file__).resolve()]
 
 
 def test_no_page_names_a_local_path_or_registry() -> None:
-    found = []
+    named = []
     for file in _texts():
         text = file.read_text(encoding="utf-8", errors="replace")
-        found += [f"{file.relative_to(ROOT)}: {m[0]}" for m in MACHINE.finditer(text)]
-    assert not found
+        named += [f"{file.relative_to(ROOT)}: {m[0]}" for m in MACHINE.finditer(text)]
+    assert not named
 
 
 def test_error_links_lead_to_the_errors_page() -> None:

@@ -106,11 +106,11 @@ class Tour:
 def tour(tmp_path: Path) -> Iterator[Tour]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    found = Tour(tmp_path, port)
+    steps = Tour(tmp_path, port)
     try:
-        yield found
+        yield steps
     finally:
-        found.stop()
+        steps.stop()
 
 
 @pytest.mark.proves("B2", "A10")

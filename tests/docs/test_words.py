@@ -51,8 +51,8 @@ SKIPPED = ("tests/docs/test_words.py", "CHANGELOG.md")
 
 
 def _files(*patterns: str) -> list[Path]:
-    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
-    return sorted(p for p in found if str(p.relative_to(ROOT)) not in SKIPPED)
+    paths = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    return sorted(p for p in paths if str(p.relative_to(ROOT)) not in SKIPPED)
 
 
 def _prose(path: Path) -> Iterator[tuple[int, str]]:

@@ -73,12 +73,12 @@ EXTRAS = (
 
 def hits(random: Random, sessions: int) -> list[Hit]:
     """Hits in sessions; no two hits of one session share a second, and few sessions cross midnight."""
-    found: list[Hit] = []
+    page_hits: list[Hit] = []
     for number in range(sessions):
         site, at = random.choice(SITES), START + timedelta(minutes=random.randrange(SERIES_DAYS * 1440))
         device, location = random.choice(["desktop", "mobile-ios"]), random.choice(["ES", "DE", "PE"])
         for _ in range(random.choice([1, 1, 2, 3, 5])):
-            found.append(
+            page_hits.append(
                 Hit(
                     at, site, f"s{number}", f"/page-{random.randrange(4)}/", f"post-{random.randrange(3)}",
                     random.choice(STATUSES), device, location, random.choice(list(SOURCES)),
@@ -86,7 +86,7 @@ def hits(random: Random, sessions: int) -> list[Hit]:
                 )
             )  # fmt: skip
             at += timedelta(seconds=random.randrange(5, 900))
-    return found
+    return page_hits
 
 
 def lines(found: list[Hit]) -> str:

@@ -71,34 +71,36 @@ ASKED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_kpis_per_day_and_per_hour(journal: Found, tenant: str) -> None:
-    server, found = journal
-    site = Site(found, tenant)
-    for asked in ASKED:
-        assert _ask(server, tenant, "api_kpis", **asked) == site.kpis(asked), asked
+    server, page_hits = journal
+    site = Site(page_hits, tenant)
+    for parameters in ASKED:
+        assert _ask(server, tenant, "api_kpis", **parameters) == site.kpis(parameters), parameters
     assert sum(row["visits"] for row in site.kpis(MARCH)) > 20
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_top_lists(journal: Found, tenant: str) -> None:
-    server, found = journal
-    site = Site(found, tenant)
+    server, page_hits = journal
+    site = Site(page_hits, tenant)
     tops = [("sources", "source"), ("locations", "location"), ("devices", "device"), ("campaigns", "utm_campaign")]
-    for asked in ASKED[:7:2]:
-        assert _ask(server, tenant, "api_top_pages", **asked) == site.pages(asked), asked
+    for parameters in ASKED[:7:2]:
+        assert _ask(server, tenant, "api_top_pages", **parameters) == site.pages(parameters), parameters
         for name, column in tops:
             attribute = "campaign" if column == "utm_campaign" else column
-            assert _ask(server, tenant, f"api_top_{name}", **asked) == site.firsts(column, attribute, asked), asked
+            assert _ask(server, tenant, f"api_top_{name}", **parameters) == site.firsts(
+                column, attribute, parameters
+            ), parameters
     by_name = sorted(site.pages(MARCH), key=lambda row: row["pathname"], reverse=True)
     assert _ask(server, tenant, "api_top_pages", **MARCH, order_by="pathname", limit=2, skip=1) == by_name[1:3]
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_a_template_chooses_among_pipes(journal: Found, tenant: str) -> None:
-    server, found = journal
-    site = Site(found, tenant)
-    for asked in (MARCH, {**MARCH, "member_status": "paid"}):
-        assert _ask(server, tenant, "api_top_pages_daily", **asked) == site.daily_pages(asked)
-        assert _ask(server, tenant, "api_top_pages_router", **asked) == site.daily_pages(asked)
+    server, page_hits = journal
+    site = Site(page_hits, tenant)
+    for parameters in (MARCH, {**MARCH, "member_status": "paid"}):
+        assert _ask(server, tenant, "api_top_pages_daily", **parameters) == site.daily_pages(parameters)
+        assert _ask(server, tenant, "api_top_pages_router", **parameters) == site.daily_pages(parameters)
     filtered = {**MARCH, "source": "news.example"}
     assert _ask(server, tenant, "api_top_pages_router", **filtered) == site.pages(filtered)
     problem = _ask(server, tenant, "api_top_pages_router", 400, date_from="2020-01-01")
@@ -106,10 +108,10 @@ def test_a_template_chooses_among_pipes(journal: Found, tenant: str) -> None:
 
 
 def test_visits_per_post_and_current_visitors(journal: Found) -> None:
-    server, found = journal
+    server, page_hits = journal
     for tenant in TENANTS:
         expected = {
-            p: len({h.session for h in found if h.site == tenant and h.post == p}) for p in ("post-0", "post-2")
+            p: len({h.session for h in page_hits if h.site == tenant and h.post == p}) for p in ("post-0", "post-2")
         }
         rows = _ask(server, tenant, "api_post_visitor_counts", post_uuids="post-0,post-2,post-77")
         assert rows == [{"post_uuid": p, "visits": n} for p, n in expected.items()]
@@ -120,9 +122,9 @@ def test_visits_per_post_and_current_visitors(journal: Found) -> None:
 
 
 def test_the_payload_is_returned_as_sent(journal: Found) -> None:
-    server, found = journal
+    server, page_hits = journal
     for tenant in TENANTS:
-        own = sorted((h for h in found if h.site == tenant), key=lambda h: (h.session, h.at))
+        own = sorted((h for h in page_hits if h.site == tenant), key=lambda h: (h.session, h.at))
         rows = _ask(server, tenant, "api_raw_payloads", limit=60_000)
         assert [r["session_id"] for r in rows] == [h.session for h in own]
         assert [json.loads(r["payload"]) for r in rows] == [h.payload() for h in own]

@@ -71,15 +71,15 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Expected]:
-    found: defaultdict[str, Expected] = defaultdict(Expected)
+    by_vendor: defaultdict[str, Expected] = defaultdict(Expected)
     with bz2.open(DATA, "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            vendor = found[row["vendorId"]]
+            vendor = by_vendor[row["vendorId"]]
             vendor.ratings.append(int(row["rating"]))
             vendor.reviewers.add(row["reviewerId"])
             vendor.moments.append(row["date"])
             vendor.months[row["date"][:7]].append(int(row["rating"]))
-    return dict(found)
+    return dict(by_vendor)
 
 
 @pytest.fixture(scope="module", params=["tables", "pooled", "requests"])

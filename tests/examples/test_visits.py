@@ -52,18 +52,18 @@ def _ask(server: Server, tenant: str, pipe: str, **asked: Any) -> list[dict[str,
 
 def _close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     assert len(found) == len(expected)
-    for row, wanted in zip(found, expected, strict=True):
-        assert row == {k: pytest.approx(v) if isinstance(v, float) else v for k, v in wanted.items()}
+    for row, expected_row in zip(found, expected, strict=True):
+        assert row == {k: pytest.approx(v) if isinstance(v, float) else v for k, v in expected_row.items()}
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_kpis(project: Found, tenant: str) -> None:
-    server, found = project
-    shop = Shop(found, tenant)
+    server, sessions = project
+    shop = Shop(sessions, tenant)
     for first, last in (("2024-03-02", "2024-03-07"), ("2024-03-04", "2024-03-04")):
         for domain in (None, "both.example", "nowhere.example"):
-            asked = {"date_from": first, "date_to": last, **({"domain": domain} if domain else {})}
-            _close(_ask(server, tenant, "kpis", **asked), shop.kpis(first, last, domain))
+            parameters = {"date_from": first, "date_to": last, **({"domain": domain} if domain else {})}
+            _close(_ask(server, tenant, "kpis", **parameters), shop.kpis(first, last, domain))
     week = _ask(server, tenant, "kpis")
     assert len(week) == 8
     grown = _ask(server, tenant, "kpis", date_from="2024-03-05", date_to="2024-03-07", include_previous_period="true")
@@ -78,8 +78,8 @@ def test_kpis(project: Found, tenant: str) -> None:
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_top_lists(project: Found, tenant: str) -> None:
-    server, found = project
-    shop = Shop(found, tenant)
+    server, sessions = project
+    shop = Shop(sessions, tenant)
     chosen = shop.within(*MARCH.values())
     tops = {"browsers": "browser", "devices": "device", "locations": "location", "pages": "pathname"}
     for name, column in {**tops, "sources": "referrer"}.items():
@@ -95,8 +95,8 @@ def test_top_lists(project: Found, tenant: str) -> None:
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_hits_actions_and_domains(project: Found, tenant: str) -> None:
-    server, found = project
-    shop = Shop(found, tenant)
+    server, sessions = project
+    shop = Shop(sessions, tenant)
     ordered = sorted(shop.within("2024-03-03", "2024-03-03"), key=lambda h: (h.at, h.session, h.pathname))
     rows = _ask(server, tenant, "analytics_hits", from_date="2024-03-03", to_date="2024-03-04", limit=3, page=1)
     assert [(r["session_id"], r["pathname"], r["browser"], r["referrer"]) for r in rows] == [
@@ -120,8 +120,8 @@ def test_hits_actions_and_domains(project: Found, tenant: str) -> None:
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_current_visitors(project: Found, tenant: str) -> None:
-    server, found = project
-    recent = {h.session for h in Shop(found, tenant).hits if h.at > START + timedelta(days=DAYS + 1)}
+    server, sessions = project
+    recent = {h.session for h in Shop(sessions, tenant).hits if h.at > START + timedelta(days=DAYS + 1)}
     assert recent
     assert _ask(server, tenant, "current_visitors", minutes=600) == [{"visits": len(recent)}]
     assert len(_ask(server, tenant, "trend")) == 30
@@ -129,8 +129,8 @@ def test_current_visitors(project: Found, tenant: str) -> None:
 
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_measurements(project: Found, tenant: str) -> None:
-    server, found = project
-    shop = Shop(found, tenant)
+    server, sessions = project
+    shop = Shop(sessions, tenant)
     first, last = MARCH.values()
     chosen = [v for v in shop.vitals if first <= str(v.at.date()) <= last]
     counts = shop.counted(lambda v: (v.metric, v.category), chosen)
@@ -139,13 +139,13 @@ def test_measurements(project: Found, tenant: str) -> None:
         {"metric": m, "category": c, "n": n, "share": round(n * 100 / totals[m,], 2)} for (m, c), n in counts.items()
     ]
     _close(_ask(server, tenant, "vitals_distribution", **MARCH), shares)
-    for asked, form in (
+    for parameters, form in (
         (MARCH, "%Y-%m-%d 00:00:00"),
         ({"date_from": first, "date_to": "2024-03-03"}, "%Y-%m-%d %H:00:00"),
     ):
-        within = [v for v in shop.vitals if asked["date_from"] <= str(v.at.date()) <= asked["date_to"]]
+        within = [v for v in shop.vitals if parameters["date_from"] <= str(v.at.date()) <= parameters["date_to"]]
         points = shop.counted(lambda v, form=form: (v.at.strftime(form), v.metric), within)  # type: ignore[misc]
-        rows = _ask(server, tenant, "vitals_timeseries", **asked)
+        rows = _ask(server, tenant, "vitals_timeseries", **parameters)
         assert {(r["t"], r["metric"]): r["n"] for r in rows} == points
     years = _ask(server, tenant, "vitals_current", days=10_000, at_least=1)
     assert {r["metric"]: r["measurements"] for r in years} == {

@@ -70,7 +70,7 @@ class Visit:
         )
 
     def event(self) -> dict[str, Any]:
-        found = {
+        body = {
             "timestamp": self.at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
             "session_id": self.session,
             "action": "web_vital" if self.metric else "page_hit",
@@ -78,7 +78,7 @@ class Visit:
             "payload": self.payload(),
             "tenant_id": self.shop,
         }
-        return {**found, "domain": self.domain} if self.domain else found
+        return {**body, "domain": self.domain} if self.domain else body
 
     @property
     def host(self) -> str:
@@ -149,7 +149,7 @@ class Shop:
     def counted(
         self, keys: Callable[[Visit], tuple[Any, ...]], chosen: Iterable[Visit]
     ) -> dict[tuple[Any, ...], int]:
-        found: dict[tuple[Any, ...], int] = defaultdict(int)
+        counts: dict[tuple[Any, ...], int] = defaultdict(int)
         for visit in chosen:
-            found[keys(visit)] += 1
-        return dict(sorted(found.items()))
+            counts[keys(visit)] += 1
+        return dict(sorted(counts.items()))

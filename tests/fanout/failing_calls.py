@@ -163,10 +163,10 @@ def differences(server: Server, sent: SentRows) -> list[str]:
     deadline = time.monotonic() + PATIENCE
     tokens = {t: server.mint("DATASOURCES:READ:events", "DATASOURCES:READ:sums", tenant=t) for t in TENANTS}
     while True:
-        found = [line for t in TENANTS for line in _of_tenant(server, t, tokens[t], sent.good)]
-        found += [*_of_quarantine(server, sent), *_of_journal(server)]
-        if not found or time.monotonic() > deadline:
-            return found
+        differing = [line for t in TENANTS for line in _of_tenant(server, t, tokens[t], sent.good)]
+        differing += [*_of_quarantine(server, sent), *_of_journal(server)]
+        if not differing or time.monotonic() > deadline:
+            return differing
         # A tenant whose tables failed is tried again after a second or two.
         time.sleep(0.2)
 

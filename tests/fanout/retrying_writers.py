@@ -235,10 +235,10 @@ def differences(server: Server, own: Iterable[str], *, sums: Iterable[str] = ("s
     before: list[str] | None = None
     while True:
         expected = landing(server)
-        found = [d for t, token in tokens.items() for d in _compared(server, t, token, expected, sums)]
-        if not found or time.monotonic() > deadline or (before == found and _settled_for(server) > 4):
-            return found
-        before = found
+        differing = [d for t, token in tokens.items() for d in _compared(server, t, token, expected, sums)]
+        if not differing or time.monotonic() > deadline or (before == differing and _settled_for(server) > 4):
+            return differing
+        before = differing
         time.sleep(0.3)
 
 
@@ -258,9 +258,9 @@ def _settled_for(server: Server) -> float:
 def landing(server: Server) -> dict[str, dict[str, Any]]:
     """Rows and checksum by tenant."""
     rows = server.sql(f"SELECT toString(tenant_id) AS t, {CHECKSUM} FROM events GROUP BY t")
-    found: dict[str, dict[str, Any]] = defaultdict(lambda: dict(NOTHING))
-    found.update({str(r.pop("t")): r for r in rows})
-    return found
+    by_tenant: dict[str, dict[str, Any]] = defaultdict(lambda: dict(NOTHING))
+    by_tenant.update({str(r.pop("t")): r for r in rows})
+    return by_tenant
 
 
 def _reader(server: Server, tenant: str, sums: Iterable[str]) -> str:
@@ -270,15 +270,15 @@ def _reader(server: Server, tenant: str, sums: Iterable[str]) -> str:
 def _compared(
     server: Server, tenant: str, token: str, wanted: Mapping[str, Mapping[str, Any]], sums: Iterable[str]
 ) -> list[str]:
-    should, found = wanted[tenant], []
+    should, differing = wanted[tenant], []
     (copy,) = server.sql(f"SELECT {CHECKSUM} FROM events", token)
     if {k: str(v) for k, v in copy.items()} != {k: str(v) for k, v in should.items()}:
-        found.append(f"tenant {tenant}: copy {dict(copy)}, landing {dict(should)}")
+        differing.append(f"tenant {tenant}: copy {dict(copy)}, landing {dict(should)}")
     for name in sums:
         (added,) = server.sql(f"SELECT sum(events) AS rows, sum(total) AS total FROM {name}", token)
         if (int(added["rows"]), int(added["total"])) != (int(should["rows"]), int(should["total"])):
-            found.append(f"tenant {tenant}: {name} {dict(added)}, landing {dict(should)}")
-    return found
+            differing.append(f"tenant {tenant}: {name} {dict(added)}, landing {dict(should)}")
+    return differing
 
 
 def receipts_differ(server: Server, stream: Stream) -> list[str]:
@@ -286,7 +286,7 @@ def receipts_differ(server: Server, stream: Stream) -> list[str]:
     counted = Counter(
         {int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")}
     )
-    found = []
+    differing = []
     repeated = [r for r in stream.requests if r.tries > 1]
     for request in [*repeated[:RECEIPTS], *stream.requests[:: len(stream.requests) // RECEIPTS + 1]]:
         answer = server.admin("GET", f"/v0/events/{request.key}")
@@ -294,8 +294,8 @@ def receipts_differ(server: Server, stream: Stream) -> list[str]:
         in_receipt = 0 if answer.status_code == 404 else answer.json()["receipts"][0]["successful_rows"]
         answered = {a["successful_rows"] for a in request.answers}
         if in_receipt != there or answered - {in_receipt}:
-            found.append(f"{request.key}: {there} rows, receipt of {in_receipt}, answers {answered}")
-    return found
+            differing.append(f"{request.key}: {there} rows, receipt of {in_receipt}, answers {answered}")
+    return differing
 
 
 def kill(server: Server, stream: Stream) -> None:

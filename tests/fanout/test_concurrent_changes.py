@@ -106,11 +106,11 @@ def test_rows_of_other_programs_between_gateway_inserts(rookery: Rookery) -> Non
 
 def test_a_batch_stored_while_the_log_is_read(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway delivers it, even if it is late; it does not count as a batch of another program."""
-    reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
+    reading, reading_began, landed = LandingLog.blocks, threading.Event(), threading.Event()
 
     def late(log: LandingLog, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
-        if not asked.is_set():
-            asked.set()
+        if not reading_began.is_set():
+            reading_began.set()
             rookery.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
             landed.set()
         return reading(log, after, limit)

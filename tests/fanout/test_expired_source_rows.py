@@ -108,7 +108,7 @@ class Ledger:
     def wrong(self) -> list[str]:
         """Rollups that differ from the sums of the sent rows."""
         self.rookery.wait_until_caught_up()
-        found = []
+        differing = []
         for name, table, whose in [
             ("months", "main.months", POOLED),
             ("for_all", "main.for_all", (*POOLED, *OWN, LATE)),
@@ -118,15 +118,15 @@ class Ledger:
             rows = self.rookery.rows(f"SELECT tenant_id, sum(share), sum(events) FROM {table} {late}GROUP BY 1")
             have = {int(t): (int(s), int(e)) for t, s, e in rows}
             if have != self.wanted(whose):
-                found.append(f"{name}: {have} instead of {self.wanted(whose)}")
+                differing.append(f"{name}: {have} instead of {self.wanted(whose)}")
         for table, whose in [("main.chained", POOLED), *((f"{self.rookery.nest(t)}.chained", (t,)) for t in OWN)]:
             rows = self.rookery.rows(
                 f"SELECT tenant_id, sum(events) FROM {table} WHERE tenant_id != {LATE} GROUP BY 1"
             )
             expected = {t: e for t, (_, e) in self.wanted(whose).items()}
             if {int(t): int(e) for t, e in rows} != expected:
-                found.append(f"{table}: {rows} instead of {expected}")
-        return found
+                differing.append(f"{table}: {rows} instead of {expected}")
+        return differing
 
 
 @pytest.fixture(params=["direct", "routed"], scope="module")

@@ -27,33 +27,33 @@ def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
 
 def _statements(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements from now on, except those for the failing tenant."""
-    asked: list[str] = []
+    statements: list[str] = []
     warehouse = rookery.workspace.warehouse
 
     def counted(whole: Callable[..., Any]) -> Callable[..., Any]:
         def call(statement: Any, *args: Any, **kwargs: Any) -> Any:
             if rookery.nest(BROKEN) not in str(statement):
-                asked.append(str(statement))
+                statements.append(str(statement))
             return whole(statement, *args, **kwargs)
 
         return call
 
     for name in ("execute", "query"):
         monkeypatch.setattr(warehouse, name, counted(getattr(warehouse, name)))
-    return asked
+    return statements
 
 
 def test_one_failing_tenant_delays_no_other(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rookery.workspace.current.modes["events"] == "routed", "this many tenants are routed by default"
     chance = random.Random(17)
     rookery.run(f"ALTER TABLE {rookery.nest(BROKEN)}.events ADD CONSTRAINT poison CHECK 0")
-    asked, costs = _statements(rookery, monkeypatch), []
+    statements, costs = _statements(rookery, monkeypatch), []
     for _ in range(25):
         some = {BROKEN, *chance.sample(MANY, 12)}
         rookery.append([{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in sorted(some)])
-        before = len(asked)
+        before = len(statements)
         assert rookery.deliver([{"tenant_id": 1, "id": next(_IDS), "n": 1}])
-        costs.append(len(asked) - before)
+        costs.append(len(statements) - before)
     assert sum(costs[-5:]) <= 2 * sum(costs[:5]), f"what the others take has grown: {costs}"
     stray = rookery.lagging_group(BROKEN)
     assert stray is not None

@@ -165,8 +165,8 @@ def test_requests_that_share_a_batch(rookery: Rookery, bodies: list[bytes]) -> N
         assert error is None or (isinstance(error, RookeryError) and error.code.status < 500), error
     for rows in sound:
         ids = ", ".join(str(row["id"]) for row in rows)
-        found = rookery.rows(f"SELECT tenant_id, id, n FROM main.events WHERE id IN ({ids}) ORDER BY id")
-        assert found == [(row["tenant_id"], row["id"], row["n"]) for row in rows]
+        stored_rows = rookery.rows(f"SELECT tenant_id, id, n FROM main.events WHERE id IN ({ids}) ORDER BY id")
+        assert stored_rows == [(row["tenant_id"], row["id"], row["n"]) for row in rows]
 
 
 @QUIET

@@ -45,8 +45,8 @@ chunks = st.lists(st.integers(0, 9), max_size=30)
 
 def cut(kind: str, parts: Iterator[bytes] | list[bytes], size: int = 16, limit: int = 1 << 20) -> list[bytes]:
     cutter = Chunker(kind, size, limit)  # type: ignore[arg-type]
-    found = [batch for part in parts for batch in cutter.feed(part)]
-    return found + list(cutter.finish())
+    batches = [batch for part in parts for batch in cutter.feed(part)]
+    return batches + list(cutter.finish())
 
 
 cell = st.lists(st.sampled_from(["a", '"', ",", "\n", "\r\n", " ", ";", "é"]), max_size=6).map("".join)

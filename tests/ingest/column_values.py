@@ -175,7 +175,7 @@ def stored_values(
         for row, columns in rookery.rows(f"SELECT c__row, c__error_column FROM main.{datasource}_quarantine")
     }
     rookery.run(f"TRUNCATE TABLE main.{datasource}_quarantine")
-    found: dict[tuple[str, str], str | None] = {}
+    values: dict[tuple[str, str], str | None] = {}
     for number, (kind, text, _) in enumerate(sent.rows):
         column = sent.columns[kind]
         stored = rookery.rows(
@@ -183,8 +183,8 @@ def stored_values(
         )
         assert len(stored) + (number in bad) == 1, (kind, text)
         assert stored or bad[number] == [column], (kind, text)
-        found[kind, text] = str(stored[0][0]) if stored else None
-    return found
+        values[kind, text] = str(stored[0][0]) if stored else None
+    return values
 
 
 def append(rookery: Rookery, datasource: str, body: bytes, format: Input) -> int:

@@ -168,9 +168,9 @@ def test_csv_rows(body: bytes, header: bytes, rows: list[bytes]) -> None:
 @quick
 @given(cells, st.sampled_from(["\n", "\r\n"]))
 def test_csv_records_equal_the_written_ones(rows: list[list[str]], border: str) -> None:
-    header, found = csv_rows(as_csv(rows, border))
+    header, records = csv_rows(as_csv(rows, border))
     assert header == b'h1,"h\n2"'
-    assert [next(csv.reader(io.StringIO(r.decode(), newline=""))) for r in found] == rows
+    assert [next(csv.reader(io.StringIO(r.decode(), newline=""))) for r in records] == rows
 
 
 @pytest.mark.guard

@@ -64,14 +64,14 @@ SAMPLES = {
 
 def mutated(text: str, count: int, chance: random.Random) -> list[str]:
     """A text with one to three characters changed, removed or inserted."""
-    found = []
+    mutations = []
     for _ in range(count):
         letters = list(text)
         for _ in range(chance.randint(1, 3)):
             at = chance.randrange(len(letters) + 1)
             letters[at : at + chance.randint(0, 1)] = chance.choice(["", *"0123456789-:. TZ+abe"])
-        found.append("".join(letters))
-    return found
+        mutations.append("".join(letters))
+    return mutations
 
 
 def values_of(
@@ -85,8 +85,8 @@ def values_of(
     def asked(rows: Sequence[tuple[int, str]], value: str) -> dict[int, str]:
         given = ", ".join(f"({n}, {literal(text)})" for n, text in rows)
         table = f"(SELECT c1 AS n, CAST(c2 AS {kind}) AS v FROM VALUES({given}))"
-        found = in_this_process().query(f"SELECT n, toString({value}) FROM {table} WHERE {where}").rows
-        return {int(n): str(made) for n, made in found}
+        result_rows = in_this_process().query(f"SELECT n, toString({value}) FROM {table} WHERE {where}").rows
+        return {int(n): str(made) for n, made in result_rows}
 
     def through(rows: Sequence[tuple[int, str]]) -> dict[int, str]:
         try:
@@ -97,10 +97,10 @@ def values_of(
 
     meeting = asked(list(enumerate(texts)), "0").keys()
     rows = [(n, texts[n]) for n in meeting if likely is None or n in likely]
-    found = through(rows) if rows else {}
+    result_rows = through(rows) if rows else {}
     for n in meeting - {n for n, _ in rows}:
-        found |= through([(n, texts[n])])
-    return found
+        result_rows |= through([(n, texts[n])])
+    return result_rows
 
 
 @pytest.mark.parametrize("kind", SAMPLES)

@@ -124,11 +124,11 @@ def test_two_columns_that_read_one_key_are_independent(rookery: Rookery, deep: b
         lines = [row(i, f"k{n}", value, deep) for i, (n, value) in enumerate(cases)]
         stored, bad = sent(rookery, name, lines)
         for i, (n, value) in enumerate(cases):
-            wanted = {f"a{n}": expected[first, value], f"b{n}": expected[kinds[n], value]}
-            if None in wanted.values():
+            computed = {f"a{n}": expected[first, value], f"b{n}": expected[kinds[n], value]}
+            if None in computed.values():
                 blamed = bad.get(i, [])
-                assert blamed and {*blamed} <= {c for c, v in wanted.items() if v is None}, (first, kinds[n], value)
+                assert blamed and {*blamed} <= {c for c, v in computed.items() if v is None}, (first, kinds[n], value)
             else:
-                assert {c: v for c, v in stored[i].items() if c in wanted} == wanted, (first, kinds[n], value)
+                assert {c: v for c, v in stored[i].items() if c in computed} == computed, (first, kinds[n], value)
         good = [line for i, line in enumerate(lines) if i in stored]
         assert sent(rookery, name, good) == (stored, {})

@@ -64,10 +64,10 @@ def test_only_strings_are_ids(rookery: Rookery, datasource: str, key: str) -> No
     result = append(rookery, datasource, "\n".join([*bad, f'{{"id": "good", {key}"{UUID}"}}']))
     assert (result.rows, result.quarantined) == (1, len(bad))
     assert stored(rookery, datasource) == [UUID]
-    found = reasons(rookery, datasource)
-    assert [columns for columns, _ in found] == [["tenant_id"]] * len(bad)
+    stored_tenants = reasons(rookery, datasource)
+    assert [columns for columns, _ in stored_tenants] == [["tenant_id"]] * len(bad)
     if datasource != "uuid":
-        assert all("not a string" in why for _, (why,) in found)
+        assert all("not a string" in why for _, (why,) in stored_tenants)
 
 
 @pytest.mark.parametrize(

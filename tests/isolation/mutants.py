@@ -64,34 +64,34 @@ def _text(fault: ast.AST | None) -> str:
 
 
 def _faults(node: ast.AST) -> list[ast.AST]:
-    found: list[ast.AST] = []
+    faults: list[ast.AST] = []
     if isinstance(node, ast.Compare | ast.BoolOp):
-        found.append(ast.UnaryOp(ast.Not(), node))
+        faults.append(ast.UnaryOp(ast.Not(), node))
     if isinstance(node, ast.BoolOp):
-        found += node.values
+        faults += node.values
     if isinstance(node, ast.If | ast.IfExp):
         for value in (True, False):
             twin = copy.copy(node)
             twin.test = ast.Constant(value)
-            found.append(twin)
+            faults.append(twin)
     if isinstance(node, ast.List | ast.Tuple) and isinstance(getattr(node, "ctx", None), ast.Load) and node.elts:
         for number in range(len(node.elts)):
-            found.append(type(node)(node.elts[:number] + node.elts[number + 1 :], ast.Load()))
+            faults.append(type(node)(node.elts[:number] + node.elts[number + 1 :], ast.Load()))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        found += [node.left, node.right]
+        faults += [node.left, node.right]
     if isinstance(node, ast.Call) and node.keywords:
         for number in range(len(node.keywords)):
             keywords = node.keywords[:number] + node.keywords[number + 1 :]
-            found.append(ast.Call(node.func, node.args, keywords))
+            faults.append(ast.Call(node.func, node.args, keywords))
     if isinstance(node, ast.AugAssign):
-        found.append(ast.Pass())
+        faults.append(ast.Pass())
     if isinstance(node, ast.JoinedStr):
         for old, new in ((" = ", " != "), (" = ", " >= "), ("NOT ", ""), (" != ", " = "), ("PREWHERE", "WHERE")):
             if any(isinstance(v, ast.Constant) and old in v.value for v in node.values):
-                found.append(ast.JoinedStr([_put(v, old, new) for v in node.values]))
+                faults.append(ast.JoinedStr([_put(v, old, new) for v in node.values]))
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value:
-        found.append(ast.Constant(""))
-    return found
+        faults.append(ast.Constant(""))
+    return faults
 
 
 def _put(node: ast.expr, old: str, new: str) -> ast.expr:

@@ -368,16 +368,16 @@ def services(directory: Path) -> Iterator[dict[str, Service]]:
     warehouse = EmbeddedWarehouse(
         settings.data, WarehouseOptions(readers=4, writers=3, database=settings.empty_database)
     )
-    found: dict[str, Service] = {}
+    opened: dict[str, Service] = {}
     try:
         for name in ("full", *OWN_WORKSPACE):
             # All readers stand in one empty database, whatever the workspace.
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            found[name] = Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
-            _fill(found[name], PLACEMENTS if name == "full" else (name,))
-        yield found
+            opened[name] = Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
+            _fill(opened[name], PLACEMENTS if name == "full" else (name,))
+        yield opened
     finally:
-        for service in found.values():
+        for service in opened.values():
             service.workspace.analyser.close()
         warehouse.close()
 

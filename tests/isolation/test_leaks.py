@@ -296,8 +296,8 @@ engine: {sorting_key: [k], settings: {index_granularity: 4}}
         hidden = [{"region": "us", "k": k} for k in (-(2**63), 0, 5_000_000)] if name == "full" else []
         service.append("regions", [{"region": "eu", "k": k} for k in range(1, 9)] + hidden)
         token = service.token("DATASOURCES:READ:regions:region = 'eu'")
-        asked = ["intDiv(k, -1) < 0", "round(1.5, k) > 0", "throwIf(k > 100) = 0", "accurateCast(k, 'UInt8') > 0"]
-        texts = [f"SELECT count() FROM regions WHERE {condition}" for condition in asked]
+        answers = ["intDiv(k, -1) < 0", "round(1.5, k) > 0", "throwIf(k > 100) = 0", "accurateCast(k, 'UInt8') > 0"]
+        texts = [f"SELECT count() FROM regions WHERE {condition}" for condition in answers]
         seen.append([outcome(lambda w=service, s=s, t=token: w.sql(t, s)) for s in texts])  # type: ignore[misc]
     assert seen[0] == seen[1]
     assert [kind for kind, _ in seen[0]] == ["answer"] * 4

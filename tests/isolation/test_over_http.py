@@ -119,8 +119,8 @@ def test_every_call_shows_only_the_rows_of_its_tenant(server: Server, tenant: st
     ]
     for method, path, more in paths:
         response = server.request(method, path, token, **more)
-        asked = path.rpartition("=" if "=" in path else "/")[2].partition(".")[0]
-        sent_text = "payroll" if "payroll" in str(more) else asked if response.status_code >= 400 else ""
+        calls_made = path.rpartition("=" if "=" in path else "/")[2].partition(".")[0]
+        sent_text = "payroll" if "payroll" in str(more) else calls_made if response.status_code >= 400 else ""
         assert leaked(response, tenant, sent_text or "\0") == [], (method, path, response.text[:300])
         assert response.status_code < 500, (method, path, response.text)
         if response.status_code == 200 and "words.json" in path and method == "GET":

@@ -122,11 +122,11 @@ def test_no_fault_in_the_scope_shows_rows_of_others(
         for number, one in enumerate(scopes(changed if module is scope else scope, workspace)):
             sql = QUERIES[(tried + number) % len(QUERIES)]
             try:
-                found = rows(workspace, composer or workspace.current.build.composer, sql, one)
+                visible = rows(workspace, composer or workspace.current.build.composer, sql, one)
             except (RookeryError, TypeError, ValueError, KeyError, AttributeError, NameError, IndexError):
                 stopped += 1
                 continue
-            assert not foreign(found, one.tenant), (fault, sql, found)
+            assert not foreign(visible, one.tenant), (fault, sql, visible)
         tried += 1
     assert tried > 20
     assert stopped > share * tried
@@ -146,10 +146,10 @@ def test_a_changed_filter_is_an_error(workspace: Workspace, change: tuple[str, s
         text = re.sub(*change, composed.sql)
         assert text != composed.sql
         used = {n: v for n, v in bindings.items() if f"{{{n}:" in text}
-        found = ""
+        output = ""
         with suppress(RookeryError):
-            found = str(workspace.warehouse.query(text, used).rows)
-        assert not foreign(found, "7"), (sql, text, found)
+            output = str(workspace.warehouse.query(text, used).rows)
+        assert not foreign(output, "7"), (sql, text, output)
 
 
 def test_the_check_compares_with_the_tokens_own_tenant(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +161,8 @@ def test_the_check_compares_with_the_tokens_own_tenant(workspace: Workspace, mon
     grant = authorize._grant
 
     def mistaken(*given: Any, **more: Any) -> authorize.Granted:
-        found = grant(*given, **more)
-        return authorize.Granted(scope.Scope(workspace.name, "9"), found.fixed, found.names)
+        granted = grant(*given, **more)
+        return authorize.Granted(scope.Scope(workspace.name, "9"), granted.fixed, granted.names)
 
     monkeypatch.setattr(authorize, "_grant", mistaken)
     with pytest.raises(RookeryError) as caught:

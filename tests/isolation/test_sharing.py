@@ -174,9 +174,9 @@ def test_rows_of_one_tenant_can_reach_a_target_without_a_tenant_column(workspace
 
 def test_rows_of_several_tenants_need_a_declaration(workspace: Workspace) -> None:
     """Some of these the engine refuses itself, or the target has no such column."""
-    found = {sql: _codes(workspace, _files(sql)) for sql in SEVERAL_TENANTS}
-    assert {sql: c for sql, c in found.items() if not c <= {"RK2014", "RK2007", "RK2011"} or not c} == {}
-    assert sum(c == {"RK2014"} for c in found.values()) > 0.85 * len(found)
+    codes = {sql: _codes(workspace, _files(sql)) for sql in SEVERAL_TENANTS}
+    assert {sql: c for sql, c in codes.items() if not c <= {"RK2014", "RK2007", "RK2011"} or not c} == {}
+    assert sum(c == {"RK2014"} for c in codes.values()) > 0.85 * len(codes)
 
 
 def test_the_refusal_names_the_place_and_the_declaration(workspace: Workspace) -> None:
@@ -190,8 +190,8 @@ def test_the_refusal_names_the_place_and_the_declaration(workspace: Workspace) -
 
 def test_a_declaration_allows_each_refused_pipe(workspace: Workspace) -> None:
     allowed = [s for s in SEVERAL_TENANTS if _codes(workspace, _files(s)) == {"RK2014"}]
-    found = {s: _codes(workspace, _files(s, "shared: true\n" + TARGET)) for s in allowed}
-    assert set().union(*found.values()) <= {"RK2011"}
+    codes = {s: _codes(workspace, _files(s, "shared: true\n" + TARGET)) for s in allowed}
+    assert set().union(*codes.values()) <= {"RK2011"}
 
 
 def test_a_target_without_a_file_is_refused_too(workspace: Workspace) -> None:
@@ -237,9 +237,9 @@ def test_misleading_pipes_get_a_warning(workspace: Workspace) -> None:
     files["one_usage"] = "sql: SELECT kind, sum(units) AS units FROM one_ds GROUP BY kind\n"
     files["part"] = "sql: SELECT kind, units FROM daily\nmaterialize: {target: part_ds}\n"
     files["part_ds"] = "shared: true\n" + TARGET
-    found = [(w.code, (w.place.file if w.place else "")) for w in compiled(workspace, files).warnings]
+    codes = [(w.code, (w.place.file if w.place else "")) for w in compiled(workspace, files).warnings]
     misleading = [(ONE_TENANT_FOR_ALL, "beside.yaml"), (ONE_TENANT_FOR_ALL, "both.yaml"), (POOLED_ONLY, "part.yaml")]
-    assert sorted(found, key=str) == sorted(misleading, key=str)
+    assert sorted(codes, key=str) == sorted(misleading, key=str)
 
 
 class _Programs:

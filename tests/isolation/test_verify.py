@@ -228,16 +228,16 @@ def test_the_list_of_functions_is_closed_and_fits_the_engine(engine: Engine) -> 
 
 def test_refused_functions_that_work_without_parentheses_are_listed(engine: Engine) -> None:
     """The engine calls some functions for a bare name, at any place."""
-    found = set()
+    niladic = set()
     for name in sorted(n for n in engine.functions() if not is_allowed(n)):
         for spelled in {name, name.upper(), name.lower()}:
             try:
                 engine.rows(f"SELECT `{spelled}`")
-                found.add(spelled)
+                niladic.add(spelled)
             except ClickHouseError:
                 continue
-    assert all(is_niladic(name) for name in found), sorted(found)
-    assert "currentUser" in found
+    assert all(is_niladic(name) for name in niladic), sorted(niladic)
+    assert "currentUser" in niladic
 
 
 def test_only_functions_with_lambdas_accept_a_function_name(engine: Engine) -> None:

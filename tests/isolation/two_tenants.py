@@ -87,9 +87,9 @@ def relation(table: str, *, final: bool = False, sample: tuple[str, str | None] 
 
 def statements(file: str) -> list[tuple[str, str]]:
     """The statements of a corpus file: (what the first comment line says, SQL)."""
-    found = []
+    blocks = []
     for block in (Path(__file__).parent / file).read_text(encoding="utf-8").split("====\n"):
         sql = block.strip("\n")
         head = sql.partition("\n")[0].removeprefix("-- ") if sql.startswith("-- ") else ""
-        found.append((head, sql))
-    return found
+        blocks.append((head, sql))
+    return blocks

@@ -32,8 +32,8 @@ WHOLE = Schema.of({"w"}, [LANDING, TARGET, SECOND], [VIEW, NEXT])
 
 
 def _changed(**tables: Table) -> Schema:
-    found = {t.name: t for t in WHOLE.tables.values()} | {t.name: t for t in tables.values()}
-    return Schema(WHOLE.databases, found, WHOLE.views)
+    changed_steps = {t.name: t for t in WHOLE.tables.values()} | {t.name: t for t in tables.values()}
+    return Schema(WHOLE.databases, changed_steps, WHOLE.views)
 
 
 def _actions(steps: object) -> list[str]:

@@ -32,8 +32,8 @@ def test_history_is_delivered_once_after_a_kill(tmp_path: Path) -> None:
         for _ in range(LATER):
             server.events("reviews", _rows())
         server.admin_json("POST", "/v0/tenants", json={"ids": TENANTS, "placement": "pooled"})
-        found = {tenant: _counted(server, tenant) for tenant in TENANTS}
-    assert found == dict.fromkeys(TENANTS, (BATCHES + LATER, BATCHES + LATER))
+        delivered = {tenant: _counted(server, tenant) for tenant in TENANTS}
+    assert delivered == dict.fromkeys(TENANTS, (BATCHES + LATER, BATCHES + LATER))
 
 
 def _rows() -> list[dict[str, object]]:

@@ -40,12 +40,12 @@ def test_a_rebuild_is_one_effect_over_all_nests() -> None:
     steps = rebuild("main", None, 1)
     for number in range(247):
         steps += rebuild(f"main_nest_{number}", str(number), 10)
-    found = effects(Plan(tuple(steps)))
-    assert [e.text for e in found] == [
+    summary = effects(Plan(tuple(steps)))
+    assert [e.text for e in summary] == [
         "table daily: rebuilt: its query changed; drops and recomputes 1 row",
         "table daily in 247 nests: rebuilt: its query changed; drops and recomputes 2,470 rows",
     ]
-    assert {e.section for e in found} == {"changed"}
+    assert {e.section for e in summary} == {"changed"}
 
 
 def test_losses_are_apart_from_what_is_recomputed() -> None:

@@ -131,9 +131,9 @@ def test_a_missing_project_is_an_error(tmp_path: Path) -> None:
 
 def test_only_the_given_files_are_loaded(tmp_path: Path) -> None:
     write(tmp_path, {"datasources/a.yaml": DATASOURCE, "pipes/b.yaml": PIPE, "pipes/broken.yaml": "["})
-    found = load_files(tmp_path, [Path("pipes/b.yaml"), tmp_path / "pipes/b.yaml", Path("pipes/../pipes/b.yaml")])
-    assert (list(found.datasources), list(found.pipes)) == ([], ["b"])
-    assert found.pipes["b"].place.file == "pipes/b.yaml"
+    loaded = load_files(tmp_path, [Path("pipes/b.yaml"), tmp_path / "pipes/b.yaml", Path("pipes/../pipes/b.yaml")])
+    assert (list(loaded.datasources), list(loaded.pipes)) == ([], ["b"])
+    assert loaded.pipes["b"].place.file == "pipes/b.yaml"
     assert problems(tmp_path, [Path("pipes/c.yaml"), Path("pipes/b.yml")]) == {
         "pipes/c.yaml": "RK1008",
         "pipes/b.yml": "RK1008",

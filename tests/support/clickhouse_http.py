@@ -301,21 +301,21 @@ def _empty_native(connection: Any, request: Request) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    found = bytearray()
+    digits = bytearray()
     while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
+        digits.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes(found) + bytes([value])
+    return bytes(digits) + bytes([value])
 
 
 def _form(body: bytes, boundary: str) -> dict[str, str]:
-    found = {}
+    fields = {}
     for part in body.split(b"--" + boundary.encode())[1:-1]:
         head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         name = re.search(rb'name="([^"]*)"', head)
         if name:
-            found[name[1].decode()] = value.removesuffix(b"\r\n").decode()
-    return found
+            fields[name[1].decode()] = value.removesuffix(b"\r\n").decode()
+    return fields
 
 
 def _literal(text: str) -> str:

@@ -91,20 +91,20 @@ class Rookery:
 
     def differences(self, own: Iterable[str], sums: Iterable[str] = ("sums",)) -> list[str]:
         """Where nests differ from a filter of landing."""
-        found = []
+        differing = []
         for tenant in own:
             (row,) = self.rows(f"SELECT {CHECKSUM} FROM main.events WHERE tenant_id = {tenant}")
             (copy,) = self.rows(f"SELECT {CHECKSUM} FROM {self.nest(tenant)}.events")
             if copy != (row if self.copies else (0, 0, 0)):
-                found.append(f"tenant {tenant}: copy {copy}, landing {row}")
+                differing.append(f"tenant {tenant}: copy {copy}, landing {row}")
             (foreign,) = self.rows(f"SELECT count() FROM {self.nest(tenant)}.events WHERE tenant_id != {tenant}")
             if foreign != (0,):
-                found.append(f"tenant {tenant}: {foreign[0]} rows of others")
+                differing.append(f"tenant {tenant}: {foreign[0]} rows of others")
             for name in sums:
                 (added,) = self.rows(f"SELECT sum(events), sum(total) FROM {self.nest(tenant)}.{name}")
                 if added != row[:2]:
-                    found.append(f"tenant {tenant}: {name} {added}, landing {row[:2]}")
-        return found
+                    differing.append(f"tenant {tenant}: {name} {added}, landing {row[:2]}")
+        return differing
 
 
 @contextmanager

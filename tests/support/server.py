@@ -118,10 +118,10 @@ def sources(project: Path | Mapping[str, str]) -> list[dict[str, str]]:
     if not isinstance(project, Path):
         texts = dict(project)
     else:
-        found = (
+        files = (
             f for part in ("datasources", "pipes", "endpoints") for f in sorted((project / part).rglob("*.yaml"))
         )
-        texts = {str(f.relative_to(project)): f.read_text(encoding="utf-8") for f in found}
+        texts = {str(f.relative_to(project)): f.read_text(encoding="utf-8") for f in files}
     return [{"name": Path(f).stem, "file": f, "text": text} for f, text in texts.items()]
 
 

@@ -28,13 +28,13 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWareh
 
 @pytest.fixture(scope="module", params=["embedded", "server"])
 def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
-    found: Warehouse
-    found = (
+    opened: Warehouse
+    opened = (
         request.getfixturevalue("embedded")
         if request.param == "embedded"
         else request.getfixturevalue("server").open()
     )
-    with fresh(found):
-        yield found
+    with fresh(opened):
+        yield opened
     if request.param == "server":
-        found.close()
+        opened.close()

@@ -17,14 +17,14 @@ LONG = "SELECT max(cityHash64(number, 1)) AS x FROM numbers(200000000000)"
 
 @pytest.mark.parametrize("format", [Format.JSON, Format.NDJSON])
 def test_a_statement_is_canceled_by_its_id(warehouse: Warehouse, format: Format) -> None:
-    found: list[RookeryError] = []
+    errors_raised: list[RookeryError] = []
 
     def run() -> None:
         stream = warehouse.stream(Statement(LONG, settings={"max_execution_time": 100}, id="rk_this"), format)
         try:
             list(stream)
         except RookeryError as exc:
-            found.append(exc)
+            errors_raised.append(exc)
         finally:
             stream.close()
 
@@ -37,7 +37,7 @@ def test_a_statement_is_canceled_by_its_id(warehouse: Warehouse, format: Format)
             break
         time.sleep(0.05)
     thread.join()
-    assert [exc.code for exc in found] == [CANCELLED]
+    assert [exc.code for exc in errors_raised] == [CANCELLED]
 
 
 def test_canceling_an_unknown_statement_is_allowed(warehouse: Warehouse) -> None:

@@ -66,9 +66,9 @@ def test_an_empty_result_has_no_rows(warehouse: Warehouse) -> None:
     result = warehouse.query("SELECT toUInt8({p:UInt8}) AS a, 'x' AS b WHERE 0", {"p": 1}, {"max_threads": 1})
     assert (result.rows, result.dicts()) == ([], [])
     assert result.names in ((), ("a", "b"))
-    found = warehouse.query("SELECT toUInt8({p:UInt8}) AS a, 'x' AS b WHERE 0", {"p": 1}, {"max_threads": 1})
-    assert (found.rows, found.dicts()) == ([], [])
-    assert found.names in ((), ("a", "b"))
+    empty = warehouse.query("SELECT toUInt8({p:UInt8}) AS a, 'x' AS b WHERE 0", {"p": 1}, {"max_threads": 1})
+    assert (empty.rows, empty.dicts()) == ([], [])
+    assert empty.names in ((), ("a", "b"))
 
 
 @pytest.mark.parametrize("format", Input)
@@ -120,9 +120,9 @@ def test_an_empty_result_is_a_well_formed_document(warehouse: Warehouse, format:
     document = read(warehouse, sql, format, bindings={"high": 10**9})
     assert rows_of(document, format) == []
     if format is Format.JSON:
-        found = orjson.loads(document)
-        assert [c["name"] for c in found["meta"]] == ["n", "s", "d"]
-        assert found["rows"] == 0
+        parsed = orjson.loads(document)
+        assert [c["name"] for c in parsed["meta"]] == ["n", "s", "d"]
+        assert parsed["rows"] == 0
     if format is Format.CSV:
         assert document == b'"n","s","d"\n'
     if format is Format.PARQUET:

@@ -82,8 +82,8 @@ def test_readers_run_under_the_pinned_settings(warehouse: Warehouse) -> None:
     names = "'use_query_cache', 'optimize_prewhere_after_pushdown', 'apply_prewhere_after_final', 'readonly'"
     sql = f"SELECT name, value FROM system.settings WHERE name IN ({names})"
     for format in (Format.NDJSON, Format.CSV):
-        found = dict(rows_of(read(warehouse, sql, format), format))
-        assert found == {
+        settings = dict(rows_of(read(warehouse, sql, format), format))
+        assert settings == {
             "use_query_cache": "0",
             "optimize_prewhere_after_pushdown": "0",
             "apply_prewhere_after_final": "1",

@@ -45,15 +45,15 @@ def lines(server: Server) -> list[dict[str, Any]]:
 def lines_of(server: Server, *ids: str) -> dict[str, list[dict[str, Any]]]:
     """The lines of requests with these ids, once there is one for each and for a later request."""
     later = server.get("/live").headers["x-request-id"]
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_id: dict[str, list[dict[str, Any]]] = {}
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        found = {one: [line for line in lines(server) if line["request_id"] == one] for one in (later, *ids)}
-        if all(found.values()):
+        by_id = {one: [line for line in lines(server) if line["request_id"] == one] for one in (later, *ids)}
+        if all(by_id.values()):
             break
         time.sleep(0.05)
-    found.pop(later)
-    return found
+    by_id.pop(later)
+    return by_id
 
 
 def only(server: Server, id: str) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def send(server: Server) -> Iterator[Send]:
         if response.status_code >= 400:
             assert after == before
         elif params.get("mode") != "replace":
-            found = response.json()
-            assert (after[0] - before[0], after[1] - before[1]) == (found["rows"], found["quarantine_rows"])
+            counts = response.json()
+            assert (after[0] - before[0], after[1] - before[1]) == (counts["rows"], counts["quarantine_rows"])
         return response
 
     yield post
@@ -126,8 +126,8 @@ def test_broken_csv(server: Server, send: Send, mark: str, good: str, bad: str, 
     row = quarantined(server, send(ending.join(rows), "csv"), 2)
     assert (row["c__text"], row["c__header"]) == (bad, "tenant_id,note,units")
     assert column in row["c__error_column"] or not column
-    found = server.sql(f"SELECT tenant_id, units FROM events WHERE startsWith(note, '{mark}')")
-    assert [list(r.values()) for r in found] == [[1, 1], [1, 1]]
+    stored_rows = server.sql(f"SELECT tenant_id, units FROM events WHERE startsWith(note, '{mark}')")
+    assert [list(r.values()) for r in stored_rows] == [[1, 1], [1, 1]]
 
 
 def test_csv_without_a_header(send: Send) -> None:

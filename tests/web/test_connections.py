@@ -64,18 +64,18 @@ def send(connection: socket.socket, pieces: Iterator[bytes], pause: float = 0.0)
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, str], dict[str, str]]:
     """The answer on a connection that the server closes: status, headers, body."""
-    found = b""
+    received = b""
     while piece := connection.recv(65536):
-        found += piece
-    head, _, body = found.partition(b"\r\n\r\n")
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:])
     return int(lines[0].split()[1]), headers, json.loads(body)
 
 
 def refused(connection: socket.socket, status: int, code: str) -> dict[str, str]:
-    found, headers, body = answer(connection)
-    assert (found, body["code"]) == (status, code), body
+    actual_status, headers, body = answer(connection)
+    assert (actual_status, body["code"]) == (status, code), body
     assert headers["connection"] == "close" and headers["content-type"] == "application/json"
     assert headers["cache-control"] == "no-store" and headers["x-content-type-options"] == "nosniff"
     return headers

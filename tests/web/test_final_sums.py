@@ -56,7 +56,7 @@ def test_a_row_is_returned_when_the_selected_sums_are_zero(tmp_path: Path) -> No
         server.tenant("1", "tables")
         server.tenant("2", "pooled")
         for turn in range(2):
-            rows = [{"k": k, "a": found[turn][0], "b": found[turn][1]} for k, found in GIVEN.items()]
+            rows = [{"k": k, "a": returned[turn][0], "b": returned[turn][1]} for k, returned in GIVEN.items()]
             server.events("events", [{"tenant_id": t, **row} for t in (1, 2) for row in rows])
         for tenant in ("1", "2", None):
             for table in ("named", "all_of_them"):
@@ -65,6 +65,6 @@ def test_a_row_is_returned_when_the_selected_sums_are_zero(tmp_path: Path) -> No
                     if tenant is None and "ORDER" in sql:
                         continue
                     times = 1 if tenant else 2
-                    found = [list(row.values()) for row in server.sql(sql.format(t=table), token)]
+                    returned = [list(row.values()) for row in server.sql(sql.format(t=table), token)]
                     counted = [[row[0] * times, *row[1:]] for row in expected] if times == 2 else expected
-                    assert found == counted, (tenant, table, sql)
+                    assert returned == counted, (tenant, table, sql)

@@ -196,8 +196,8 @@ def test_many_rows_in_several_parts(orders: Orders) -> None:
         for n in range(120_000)
     ]
     assert orders.send(rows).json()["rows"] == len(rows)
-    found = orders.stored("id, length(skus), attrs['k'] = toString(id)")
-    assert found == [[n, n % 3, n % 2] for n in range(len(rows))]
+    stored_rows = orders.stored("id, length(skus), attrs['k'] = toString(id)")
+    assert stored_rows == [[n, n % 3, n % 2] for n in range(len(rows))]
 
 
 TYPES = {

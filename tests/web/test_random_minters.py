@@ -60,17 +60,17 @@ def changed(chance: random.Random, scopes: list[dict[str, Any]]) -> list[dict[st
 
 def visible(server: Server, token: str) -> set[tuple[Any, ...]]:
     """Everything that a token can read: rows of endpoints and datasources, and control routes."""
-    found: set[tuple[Any, ...]] = {("route", p) for p in CONTROL if server.get(p, token).status_code == 200}
+    readable: set[tuple[Any, ...]] = {("route", p) for p in CONTROL if server.get(p, token).status_code == 200}
     calls = [("by_kind", {"kind": k} if k else {}) for k in KINDS] + [("raw", {})]
     for pipe, params in calls:
         response = server.get(f"/v0/pipes/{pipe}.json", token, params=params)
         if response.status_code == 200:
-            found |= {(pipe, *sorted(map(str, r.items()))) for r in response.json()["data"]}
+            readable |= {(pipe, *sorted(map(str, r.items()))) for r in response.json()["data"]}
     for name in FILTERS:
         response = server.post("/v0/sql", token, content=f"SELECT * FROM {name}")
         if response.status_code == 200:
-            found |= {(name, *sorted(map(str, r.items()))) for r in response.json()["data"]}
-    return found
+            readable |= {(name, *sorted(map(str, r.items()))) for r in response.json()["data"]}
+    return readable
 
 
 @pytest.mark.soak

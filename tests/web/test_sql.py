@@ -195,7 +195,7 @@ def test_a_name_out_of_scope_looks_nonexistent(server: Server, token: str) -> No
             answers.setdefault(sql.replace(name, "?"), set()).add(
                 (response.status_code, json.dumps(body).replace(name, "?"))
             )
-    assert all(len(found) == 1 for found in answers.values()), answers
+    assert all(len(answer) == 1 for answer in answers.values()), answers
 
 
 @pytest.mark.proves("D11")

@@ -133,13 +133,13 @@ def test_a_slow_reader_does_not_delay_others(narrow: Server, token: str) -> None
 def test_a_running_request_finishes_at_shutdown(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.push({"pipes/x.yaml": "sql: SELECT max(cityHash64(number, 1)) AS x FROM numbers(150000000)"})
-        found: list[httpx.Response] = []
-        asking = threading.Thread(target=lambda: found.append(server.get("/v0/pipes/x.json", server.admin_token)))
+        responses: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: responses.append(server.get("/v0/pipes/x.json", server.admin_token)))
         asking.start()
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         asking.join(30)
-        assert [r.status_code for r in found] == [200] and found[0].json()["rows"] == 1
+        assert [r.status_code for r in responses] == [200] and responses[0].json()["rows"] == 1
         assert server.process.wait(30) == 0
         assert not (tmp_path / ".rookery" / "server.json").exists()
         assert "Traceback" not in server.log()

@@ -69,12 +69,12 @@ def asked(server: Server, token: str, pipe: str, times: int) -> Iterator[list[so
     parts = urlsplit(server.url)
     request = f"GET /v0/pipes/{pipe} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode()
     with ExitStack() as stack:
-        found = [
+        connections = [
             stack.enter_context(socket.create_connection((parts.hostname, parts.port), 60)) for _ in range(times)
         ]
-        for connection in found:
+        for connection in connections:
             connection.sendall(request)
-        yield found
+        yield connections
 
 
 def token(server: Server, tenant: str) -> str:

@@ -251,8 +251,8 @@ def test_arrays_are_repeated_or_comma_separated(server: Server) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_cors_allows_the_headers_of_clients(server: Server, method: str) -> None:
     sent = "authorization,content-encoding,content-type,idempotency-key,traceparent,x-request-id,x-rookery-tenant"
-    asked = {"origin": "https://page.example", "access-control-request-method": method}
-    answer = server.request("OPTIONS", "/v0/events", headers={**asked, "access-control-request-headers": sent})
+    preflight = {"origin": "https://page.example", "access-control-request-method": method}
+    answer = server.request("OPTIONS", "/v0/events", headers={**preflight, "access-control-request-headers": sent})
     assert answer.status_code == 200, answer.text
     allowed = {h.strip().lower() for h in answer.headers["access-control-allow-headers"].split(",")}
     assert set(sent.split(",")) <= allowed

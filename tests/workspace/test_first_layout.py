@@ -58,8 +58,8 @@ def _send(server: Server, rows: list[dict[str, Any]], token: str | None = None, 
     params = {"name": "events", "wait": "true"}
     response = server.post("/v0/events", token or server.admin_token, params=params, content=body, headers=headers)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
+    counts: dict[str, Any] = response.json()
+    return counts
 
 
 @pytest.mark.feature
@@ -107,16 +107,16 @@ def test_a_migrated_directory_accepts_new_rows(migrated: Path) -> None:
         server.events("clicks", old.clicks(101, 5))
         for tenant in old.TENANTS:
             more = sum(str(r["tenant_id"]) == tenant for r in rows)
-            found = _total(server, tenant)
-            assert {k: n - before[tenant][k] for k, n in found.items()} == dict.fromkeys(found, more)
+            totals = _total(server, tenant)
+            assert {k: n - before[tenant][k] for k, n in totals.items()} == dict.fromkeys(totals, more)
 
 
 def _total(server: Server, tenant: str) -> dict[str, int]:
     """The number of a tenant's events, by each endpoint that counts them."""
     token = server.mint(*(f"PIPES:READ:{e}" for e in old.ENDPOINTS), tenant=tenant)
-    found = {}
+    totals = {}
     for endpoint in ("by_day", "of_daily", "of_weekly"):
         data = server.get(f"/v0/pipes/{endpoint}.json", token).json()["data"]
-        found[endpoint] = sum(int(row["events"]) for row in data)
+        totals[endpoint] = sum(int(row["events"]) for row in data)
     hours = server.get("/v0/pipes/of_hourly.json", token).json()["data"]
-    return {**found, "of_hourly": sum(int(row["ids"]) for row in hours)}
+    return {**totals, "of_hourly": sum(int(row["ids"]) for row in hours)}

@@ -124,10 +124,10 @@ def misread(server: Server) -> list[str]:
     """Moments that are not taken for what they are, in any of the types."""
     wrong = []
     for text, later in FORMS.items():
-        found = asked(server, t=text, m=text, a=text.replace(",", "."), bare=text)
+        values = asked(server, t=text, m=text, a=text.replace(",", "."), bare=text)
         expected = {"t": AT + later, "a": [AT + later], "b": AT + later, "apart": 30 - (later > 0)}
-        if {k: found[k] for k in expected} != expected or int(found["m"]) // 1000 != AT + later:
-            wrong.append(f"{text}: {found}")
+        if {k: values[k] for k in expected} != expected or int(values["m"]) // 1000 != AT + later:
+            wrong.append(f"{text}: {values}")
     return wrong
 
 
@@ -147,23 +147,23 @@ def adrift(server: Server, key: str) -> list[str]:
 
 
 def answers(server: Server) -> dict[str, Any]:
-    found = {}
+    data = {}
     for tenant in TENANTS:
         token = server.mint("PIPES:READ:rows", "PIPES:READ:days", "PIPES:READ:since", tenant=tenant)
         for endpoint in ("rows", "days", "since"):
             response = server.get(f"/v0/pipes/{endpoint}.json", token)
             assert response.status_code == 200, response.text
-            found[f"{endpoint} of {tenant}"] = response.json()["data"]
-    return found
+            data[f"{endpoint} of {tenant}"] = response.json()["data"]
+    return data
 
 
 def expected(numbers: range, zone: str) -> dict[str, Any]:
     """The same answers, computed here."""
-    found: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     for tenant in TENANTS:
         own = [n for n in numbers if str(n % 2 + 1) == tenant]
         local = {n: (FIRST + timedelta(minutes=75 * n)).astimezone(ZoneInfo(zone)) for n in own}
-        found[f"rows of {tenant}"] = [
+        data[f"rows of {tenant}"] = [
             {
                 "id": n,
                 "at": f"{t:%F %T}",
@@ -180,10 +180,10 @@ def expected(numbers: range, zone: str) -> dict[str, Any]:
             for n, t in local.items()
         ]
         days = Counter(f"{t:%F}" for t in local.values())
-        found[f"days of {tenant}"] = [{"day": d, "start": f"{d} 00:00:00", "n": n} for d, n in sorted(days.items())]
+        data[f"days of {tenant}"] = [{"day": d, "start": f"{d} 00:00:00", "n": n} for d, n in sorted(days.items())]
         ids = [n for n, t in local.items() if f"{t:%F %T}" >= "2024-11-05 04:30:00" and f"{t:%F}" >= "2024-11-05"]
-        found[f"since of {tenant}"] = [{"ids": ids}]
-    return found
+        data[f"since of {tenant}"] = [{"ids": ids}]
+    return data
 
 
 def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
                 for tenant, placement in TENANTS.items():
                     server.tenant(tenant, placement)
             server.events("events", [sent(n) for n in range(40 * round, 40 * round + 40)])
-            found, wanted = answers(server), expected(range(40 * round + 40), "UTC")
-            assert {k: v for k, v in found.items() if v != wanted[k]} == {}
+            actual, computed = answers(server), expected(range(40 * round + 40), "UTC")
+            assert {k: v for k, v in actual.items() if v != computed[k]} == {}
             assert server.push(FILES, dry_run=True)["steps"] == []
             assert misread(server) == []
             assert adrift(server, f"{host} {round}") == []
@@ -231,15 +231,15 @@ def test_a_workspace_keeps_the_zone_of_its_settings(tmp_path: Path) -> None:
         rows = [sent(n) | ({"at": local, "fine": local} if n % 6 == 0 else {}) for n, local in _in(zone, 40)]
         server.events("events", [r if r["perhaps"] is None else r | {"perhaps": r["at"]} for r in rows])
     with running(tmp_path, TZ="Asia/Kathmandu") as server:
-        found, wanted = answers(server), expected(range(40), zone)
-        assert {k: v for k, v in found.items() if v != wanted[k]} == {}
+        actual, computed = answers(server), expected(range(40), zone)
+        assert {k: v for k, v in actual.items() if v != computed[k]} == {}
         assert misread(server) == []
         local = asked(server, t="2024-11-04 23:30:00", a="2024-11-04 23:30:00,1730781000", d="2024-11-05T04:30:00Z")
         assert (local["t"], local["a"], local["d"], local["apart"]) == (AT, [AT, AT], "2024-11-04", 30)
         # Clocks are put back at 06:00 UTC and forward at 07:00 UTC: an hour occurs twice, and another one never.
         for moment in range(1730610000, 1730610000 + 3 * 3600, 1800):
-            found = asked(server, t=str(moment), m=f"{datetime.fromtimestamp(moment, UTC):%FT%TZ}", a=str(moment))
-            assert (found["t"], int(found["m"]), found["a"]) == (moment, moment * 1000, [moment])
+            actual = asked(server, t=str(moment), m=f"{datetime.fromtimestamp(moment, UTC):%FT%TZ}", a=str(moment))
+            assert (actual["t"], int(actual["m"]), actual["a"]) == (moment, moment * 1000, [moment])
         assert asked(server, t="2024-11-03 01:30:00")["t"] == 1730611800, "the first of the two"
         for name in ("t", "m", "a"):
             skipped = server.get("/v0/pipes/moments.json", server.admin_token, params={name: "2024-03-10 02:30:00"})
