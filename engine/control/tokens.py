@@ -150,6 +150,8 @@ def create(workspace: Workspace, caller: Claims, request: StaticRequest) -> dict
         require_no_excess(minter, Claims(name, tuple(scopes), tenant, expires))
         _check_scopes(workspace, snapshot, scopes, tenant)
         known = _by_name(snapshot, name)
+        if known is None and name in snapshot.tokens:
+            raise RookeryError(TOKEN_EXISTS, f"`{name}` is the id of another token", hint="choose another name")
         if known is not None and known.expires is not None and known.expires <= now:
             known = None
         token = StaticToken(name, tuple(scopes), tenant, secrets.token_hex(12), expires=expires)

@@ -44,7 +44,7 @@ VERIFIED_CACHE_ENTRIES = 20_000
 
 
 def authenticate(workspace: Workspace, token: str | None) -> Claims:
-    """The claims of a token. Raises RK4001 when there is none and RK4002 when it is not valid."""
+    """The claims of a token. Raises RK4001 when there is none, and RK4002 when it or its tenant is not valid."""
     if not token:
         raise RookeryError(NO_TOKEN, "the request has no token", hint="Authorization: Bearer TOKEN, or ?token=TOKEN")
     snapshot = workspace.current
@@ -59,7 +59,16 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
     if claims.expires is not None and claims.expires <= time.time():
         raise RookeryError(BAD_TOKEN, "the token has expired")
     note_token(claims.subject, claims.tenant)
+    if claims.tenant is not None:
+        _require_tenant(snapshot, claims.tenant)
     return claims
+
+
+def _require_tenant(snapshot: Snapshot, tenant: str) -> None:
+    """Raise RK4002 unless a token's tenant exists. A tenant counts as removed from the beginning of its removal."""
+    record = snapshot.tenants.get(tenant)
+    if record is None or record.state == "removing":
+        raise RookeryError(BAD_TOKEN, "the token's tenant does not exist", hint="rookery tenant add")
 
 
 @per_snapshot
@@ -309,9 +318,7 @@ def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | Non
         hint = did_you_mean(datasource, allowed)
         raise RookeryError(SCOPE, f"the token does not allow appending to `{datasource}`", hint=hint)
     if claims.tenant is not None:
-        record = snapshot.tenants.get(claims.tenant)
-        if record is None or record.state == "removing":
-            raise RookeryError(BAD_TOKEN, "the token's tenant does not exist")
+        _require_tenant(snapshot, claims.tenant)
     return claims.tenant
 
 

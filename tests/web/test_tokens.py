@@ -12,6 +12,7 @@ from typing import Any
 import jwt
 import pytest
 
+from engine.web.access import ACCESS, PUBLIC
 from tests.support.server import Server
 from tests.web.project import FOREIGN, TOTALS
 from tests.web.responses import data, refused
@@ -227,3 +228,19 @@ def test_claims_that_no_text_can_have_are_refused(server: Server, secret: str, c
     token = signed(secret, **changed)
     for response in (server.get(PATH, token), server.post("/v0/events?name=events", token, content="{}")):
         refused(response, 403, "RK4002")
+
+
+@pytest.mark.proves("D10")
+def test_no_route_accepts_a_token_of_a_tenant_that_does_not_exist(server: Server, secret: str) -> None:
+    scopes = [*SCOPES, {"type": "DATASOURCES:APPEND", "resource": "events"}]
+    token = signed(secret, tenant="404", scopes=scopes)
+    for path, methods in ACCESS.items():
+        for method in (m for m, allowed in methods.items() if allowed is not PUBLIC):
+            url = path.format(name="by_kind", format="json", id="1", key="k", code="")
+            refused(server.request(method, url, token), 403, "RK4002")
+
+
+def test_a_token_cannot_have_the_id_of_another_as_its_name(server: Server) -> None:
+    tokens = server.admin_json("GET", "/v0/tokens")["tokens"]
+    id = next(t["id"] for t in tokens if t["name"] == "admin token")
+    refused(server.admin("POST", "/v0/tokens", json={"name": id, "scopes": ["METRICS:READ"]}), 409, "RK4016")
