@@ -394,5 +394,7 @@ def private_file(path: Path, text: str) -> None:
             file.write(text)
         temporary.replace(path)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
+        # On a read-only file system this fails too.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OSError(exc.errno, exc.strerror, str(path)) from exc

@@ -53,10 +53,14 @@ def unfinished_directory(directory: Path, prefix: str) -> Iterator[Unfinished]:
 def _locked(directory: Path, prefix: str, *, is_directory: bool) -> Iterator[Unfinished]:
     """A new file or directory with its lock, after those that others have abandoned are removed."""
     remove_abandoned(directory)
-    created = _create(directory, prefix, is_directory=is_directory)
-    # Another process may have removed it before it was locked.
-    while created is None:
+    try:
         created = _create(directory, prefix, is_directory=is_directory)
+        # Another process may have removed it before it was locked.
+        while created is None:
+            created = _create(directory, prefix, is_directory=is_directory)
+    except OSError as exc:
+        # The user named the directory, not the file in it.
+        raise OSError(exc.errno, exc.strerror, str(directory)) from exc
     try:
         yield created
     finally:

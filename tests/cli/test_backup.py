@@ -409,3 +409,13 @@ def test_what_killed_commands_left_is_removed_and_what_is_in_use_stays(
                     pass
             assert {n for n in left(place) if n.startswith(".rookery")} == in_use
     assert left(tmp_path / "outside") == ["file"]
+
+
+@pytest.mark.feature
+def test_a_directory_that_cannot_be_written_is_named(workspace: Server, saved: Path, tmp_path: Path) -> None:
+    """The process may be root, for whom only special file systems refuse files."""
+    cli = for_server(workspace, tmp_path)
+    for command in (("backup", "/proc"), ("backup", "/proc/b.tar"), ("restore", saved, "/proc/data")):
+        refused = cli(*command, code=1)
+        assert "RK1008 /proc cannot be used" in refused.err
+        assert "hint" in refused.err

@@ -205,4 +205,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_private_file(
     assert error.hint
     assert [p.name for p in file.parent.iterdir()] == ["server.json"]
     assert file.read_text() == "old"
+    with pytest.raises(OSError, match="/proc/server") as caught:
+        private_file(Path("/proc/server"), "new")
+    assert file_error(caught.value).code.id == "RK1008"
     assert file_error(OSError(errno.ENOSPC, "full")).code.id == "RK6008"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import configparser
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from engine import errors
 from engine.settings import Settings
+from tests.cli.billing import FILES
+from tests.cli.commands import Cli
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "production.md").read_text(encoding="utf-8")
 
@@ -61,5 +64,29 @@ def test_proxies_pass_streams_and_hide_tokens(language: str) -> None:
 
 def test_proxies_wait_longer_than_the_server() -> None:
     seconds = re.search(r"proxy_read_timeout (\d+)s", block("nginx"))
+    headers = re.search(r"response_header_timeout (\d+)s", block("caddyfile"))
     fields = Settings.model_fields
-    assert seconds and int(seconds[1]) > max(fields["max_seconds"].default, fields["visible_seconds"].default)
+    assert seconds and headers and seconds[1] == headers[1]
+    assert int(seconds[1]) > max(fields["max_seconds"].default, fields["visible_seconds"].default)
+
+
+def test_the_nightly_commands_find_the_services_workspace(tmp_path: Path) -> None:
+    """The lines of the crontab, run by the shell from another directory as cron runs them."""
+    service, backups, home = (tmp_path / name for name in ("service", "backups", "home"))
+    for directory in (service, backups, home):
+        directory.mkdir()
+    cli = Cli(service)
+    cli.write(FILES)
+    cli("--data", service / "data", "push")
+    (lines,) = re.findall(r"^((?:[\d*]+ ){5}rookery .*\n(?:.+\n)*)```$", PAGE, re.MULTILINE)
+    binary = re.search(r"^ExecStart=(\S+)", block("ini"), re.MULTILINE)
+    assert binary
+    for line in lines.splitlines():
+        command = line.split(" ", 6)[6].replace(binary[1], cli.command[0])
+        command = command.replace("/var/lib/rookery", str(service)).replace("/backups", str(backups))
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], cwd=home, env=cli.seen(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert [p.suffix for p in backups.iterdir()] == [".tar"]
+    assert not list(home.iterdir())
