@@ -129,6 +129,7 @@ class Coverage:
             return f"{source} has a TTL ({table.ttl}), so rows may have expired"
         if self._copies_all(table, rows):
             return None
+        # The engine numbers blocks from 1, and a target without a record was computed from all of them.
         if check_numbers and not record.upto and lowest > 1:
             return f"the first block of {source} is gone"
         if check_numbers and self._widest_hole(source, record.upto) > SLACK_BLOCKS:

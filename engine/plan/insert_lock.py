@@ -58,6 +58,7 @@ class InsertLock:
             yield
             return
         with self._condition:
+            # Another thread's upgrade may be waiting for this thread's share, which no longer counts.
             self._upgrading += 1
             self._condition.notify_all()
         try:

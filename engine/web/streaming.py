@@ -56,6 +56,8 @@ class StreamedResponse(Response):
                 await self._send_chunks(send)
                 group.cancel_scope.cancel()
         finally:
+            # Shielded: if the client disconnects, this task is cancelled, but the handle and the reader must be
+            # returned.
             with anyio.CancelScope(shield=True):
                 try:
                     await anyio.to_thread.run_sync(self.result.close)
@@ -66,6 +68,8 @@ class StreamedResponse(Response):
         """Cancel the query as soon as the client has disconnected."""
         while (await receive())["type"] != "http.disconnect":
             pass
+        # The query comes first: the thread that reads its next chunk ends only when the query does, and the task
+        # waits for that thread.
         with anyio.CancelScope(shield=True), suppress(RookeryError):
             await anyio.to_thread.run_sync(self.release.cancel)
         scope.cancel()

@@ -64,6 +64,7 @@ class Workspace:
         self._create_secrets()
         self._refreshing = threading.Lock()
         self._prepared: tuple[Mapping[str, DeployedFile], Build] | None = None
+        # Only replaced as a whole, so threads read it without a lock.
         self._current = self._load(None)
 
     @property
@@ -143,6 +144,7 @@ class Workspace:
         return snapshot_of(version, rows, before, self._build)
 
     def _build(self, sources: Mapping[str, DeployedFile]) -> Build:
+        # A refresh in any thread may get here first. The comparison keeps it from using a build of other files.
         prepared = self._prepared
         if prepared is not None and prepared[0] == sources:
             self._prepared = None

@@ -105,7 +105,9 @@ def damaged(context: Context) -> Iterator[Finding]:
 
 
 def detached_parts(context: Context) -> Iterator[Finding]:
-    """No part is detached. The rows of a detached part are missing, and those of landing cannot be attached again."""
+    """No part is detached. The rows of a detached part are missing. Parts of landing cannot simply be attached again:
+    their rows would be delivered twice.
+    """
     parts_by_table = detached_by_table(context.workspace.warehouse, _OF_WORKSPACE, {"w": context.workspace.name})
     landings = {table.name for _, table in context.landings()}
     for name, parts in sorted(parts_by_table.items()):
