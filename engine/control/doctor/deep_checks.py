@@ -30,7 +30,9 @@ RowsAndChecksum = tuple[int, int]
 
 def foreign_rows(context: Context) -> Iterator[Finding]:
     """No nest contains rows of another tenant."""
-    for desired, live in context.nest_tables():
+    tables = list(context.nest_tables())
+    for number, (desired, live) in enumerate(tables):
+        context.progress(f"rows of {live.name}", number, len(tables))
         for _, expression in desired.constraints:
             result = context.workspace.warehouse.query(
                 f"SELECT count() FROM {live.name.sql()} WHERE NOT ({expression})"
@@ -98,7 +100,9 @@ def copies(context: Context) -> Iterator[Finding]:
         if not relation.in_nest:
             continue
         expected = _sums_by_tenant(context, relation)
-        for tenant in sorted(context.snapshot.tenants.values(), key=lambda t: t.id):
+        tenants = sorted(context.snapshot.tenants.values(), key=lambda t: t.id)
+        for number, tenant in enumerate(tenants):
+            context.progress(f"{relation.name} of tenant {tenant.id}", number, len(tenants))
             copy = Name(nest_database(context.workspace.name, tenant.id), relation.name)
             if tenant.id in behind.get(relation.name, ()) or tenant.state != "ready":
                 continue

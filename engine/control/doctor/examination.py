@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from engine.control.doctor import deep_checks, delivery_checks, deployment_checks, storage_checks
@@ -92,12 +93,17 @@ def examine(workspace: Workspace, *, deep: bool = False, progress: Progress = si
     names: list[str] = []
     total = len(WITHOUT_CHANGES) + 1 + len(AT_ANY_TIME) + (len(DEEP) if deep else 0)
 
+    def report_table(done: int, what: str, number: int, tables: int) -> None:
+        """Name the table within a check, and how many there are."""
+        progress(f"{what} ({number + 1:,} of {tables:,})", done, total)
+
     def run(checks: dict[str, Check], context: Context) -> None:
         for name, check in checks.items():
             progress(f"check {name}", len(names), total)
             names.append(name)
+            examined = replace(context, progress=partial(report_table, len(names) - 1))
             try:
-                findings.extend(check(context))
+                findings.extend(check(examined))
             except RookeryError as exc:
                 # A check that fails must not hide the findings of the others.
                 findings.append(error(name, workspace.name, f"this check failed: {exc.message}", _where(exc)))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from engine.compiler.scope import Relation
 from engine.compiler.storage import NULL_ENGINE
+from engine.plan.progress import Progress, silent
 from engine.schema import Name, Schema, Table
 from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
@@ -53,6 +54,8 @@ class Context:
     """What exists."""
     desired: Schema
     """What the deployed files declare."""
+    progress: Progress = silent
+    """Reports the table that a check examines."""
 
     def landings(self) -> Iterator[tuple[Relation, Table]]:
         """Landing datasources with their live tables."""

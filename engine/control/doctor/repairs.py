@@ -45,24 +45,19 @@ def repair(workspace: Workspace, allow: Collection[str] = (), progress: Progress
             hint = did_you_mean(unknown[0], snapshot.build.relations, "rookery datasource ls")
             raise RookeryError(UNKNOWN_RESOURCE, message, hint=hint)
         live = read_schema(workspace.warehouse, workspace.name)
-        context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
+        context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot), progress)
         zone = other_zone(context)
         if zone is not None:
             # A repair would assign all rows to days again, including those that are correct.
             message, hint = explanation(context, zone)
             raise RookeryError(ZONE, message, hint=hint)
-        repaired = list(outcomes(context, repair=True, allow=allow, progress=progress))
+        repaired = list(outcomes(context, repair=True, allow=allow))
         events.note("repaired", tables=[str(o.table) for o in repaired if o.differences], allowed=sorted(allow))
         return {"repaired": [_as_dict(o) for o in repaired if o.differences or o.uncompared or o.detached]}
 
 
 def outcomes(
-    context: Context,
-    *,
-    repair: bool = False,
-    skip: Sequence[Name] = (),
-    allow: Collection[str] = (),
-    progress: Progress = silent,
+    context: Context, *, repair: bool = False, skip: Sequence[Name] = (), allow: Collection[str] = ()
 ) -> Iterator[RepairOutcome]:
     """Compare every derived table, and with `repair` also repair it.
 
@@ -74,7 +69,7 @@ def outcomes(
     tables = list(derived_tables(context, copies=repair))
     for number, derived in enumerate(tables):
         name = derived.table.name
-        progress(f"compare {name}", number, len(tables))
+        context.progress(f"compare {name}", number, len(tables))
         # Tables are compared in the order of the data flow, so errors of a source are known by now.
         if any(v.source in wrong for v in derived.views):
             wrong.add(name)
