@@ -214,8 +214,10 @@ def verify(
     moment = time.time() if now is None else now
     known = usable_keys(keys, moment)
     kid = _kid(token)
-    # The library would apply the same leeway to all times, so `_check_times` checks them instead.
-    options: Any = {"require": ["exp"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    # The library would apply the same leeway to all times, so `_check_times` checks them instead; a `jti` of any type
+    # is valid, and `_claims` names claims that are not supported.
+    unchecked = ("exp", "iat", "nbf", "jti", "sub")
+    options: Any = {"require": ["exp"], **dict.fromkeys((f"verify_{c}" for c in unchecked), False)}
     for key in known:
         try:
             body = jwt.decode(token, key.secret, algorithms=[ALGORITHM], options=options)
@@ -260,15 +262,20 @@ def _require_text(body: Mapping[str, Any]) -> None:
         raise RookeryError(BAD_TOKEN, "the token's claims are not valid Unicode", detail=str(exc)) from exc
 
 
+_FEWEST_MILLISECONDS = 1e11
+"""A time above this is meant in milliseconds: as seconds, it is after the year 5000."""
+
+
 def _check_times(body: Mapping[str, Any], now: float, rules: Rules) -> None:
     expires = _seconds(body, "exp")
     if expires is None or expires <= now:
         raise RookeryError(BAD_TOKEN, "the token has expired")
     if expires > now + rules.longest + rules.leeway:
+        shorter = "sign it for a shorter time; the limit is ROOKERY_MAX_TOKEN_SECONDS"
         raise RookeryError(
             BAD_TOKEN,
             f"the token's `exp` is more than {rules.longest:.0f} seconds in the future",
-            hint="sign it for a shorter time; the limit is ROOKERY_MAX_TOKEN_SECONDS",
+            hint="write seconds since 1970, not milliseconds" if expires > _FEWEST_MILLISECONDS else shorter,
         )
     for name in ("nbf", "iat"):
         moment = _seconds(body, name)

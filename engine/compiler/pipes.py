@@ -10,6 +10,7 @@ from typing import Protocol
 from engine.errors import (
     BRANCH,
     PARAMETER_CLASH,
+    SQL_SYNTAX,
     TABLE_REFUSED,
     TEMPLATE,
     UNKNOWN_TABLE,
@@ -23,7 +24,7 @@ from engine.project.pipe import Limits, Node, Parameter, Pipe
 from engine.sql.tenant_lineage import names_of_values
 from engine.sql.tree import Node as TreeNode
 from engine.sql.verify import Verified
-from engine.template.dry_run import samples
+from engine.template.dry_run import Sample, samples
 from engine.template.environment import Template, compile_template
 from engine.template.parameters import ParameterSpec
 
@@ -256,7 +257,7 @@ class _NodeCompiler:
                 check_used(text, frozenset(sample.binder.types))
             except RookeryError as exc:
                 if not sample.when or (sample.strict and exc.code is not TABLE_REFUSED):
-                    raise
+                    raise _with_request(exc, sample) from exc
                 # The SQL cannot be parsed. The names that it seems to read are still recorded, so that the order of
                 # data flow includes them.
                 reads |= bound.intersection(_AFTER_FROM.findall(_STRINGS.sub("''", sample.text)))
@@ -286,14 +287,27 @@ def _branch_warning(exc: RookeryError, when: str, pipe: str, node: Node) -> Rook
     return RookeryError(BRANCH, f"{exc.message}, {when}", hint=exc.hint, place=place)
 
 
+def _with_request(exc: RookeryError, sample: Sample) -> RookeryError:
+    """The error of SQL that cannot be parsed, with a hint about the request that leads to it."""
+    if exc.code is not SQL_SYNTAX or exc.hint or not sample.request:
+        return exc
+    hint = f"the template renders this SQL for {sample.request}"
+    return RookeryError(exc.code, exc.message, hint=hint, place=exc.place, detail=exc.detail)
+
+
 def check_used(text: Verified, names: frozenset[str]) -> None:
     """Refuse SQL with a placeholder inside a literal or a comment, where its value would have no effect."""
     unquoted = _STRINGS.sub("", text.canonical)
-    if any(f"{{{name}:" not in unquoted for name in names):
+    hidden = [f"{{{name}:" for name in sorted(names) if f"{{{name}:" not in unquoted]
+    if hidden:
+        # The canonical text has no comments.
+        quoted = hidden[0] in text.canonical
         raise RookeryError(
             TEMPLATE,
-            "a value is inside quotes or a comment, where it cannot be bound",
-            hint="remove the quotes; for LIKE write concat('%', {{String(x)}}, '%')",
+            f"a value is inside {'quotes' if quoted else 'a comment'}, where it cannot be bound",
+            hint="remove the quotes; for LIKE write concat('%', {{String(x)}}, '%')"
+            if quoted
+            else "remove it, or write {# … #} around the comment",
         )
 
 

@@ -58,7 +58,8 @@ class AmbiguousNames:
                 raise RookeryError(
                     FUNCTION_REFUSED,
                     f"`{name}` may mean a function that is not allowed",
-                    hint=f"qualify the column, as in `events.{name}`, or choose another alias",
+                    hint=f"qualify the column with its table or subquery, as in `e.{name}` after `FROM (…) AS e`, or "
+                    "choose another alias",
                 )
             if all(node is not n for n, _ in qualified):
                 qualified.append((node, context.only_table))

@@ -18,6 +18,8 @@ from engine.template.values import Binder, Branches
 
 MAX_SAMPLES = 64
 """Maximum number of dry runs of one template with values, and of dry runs with forced branches."""
+MAX_SHOWN = 5
+"""Maximum number of parameters that the description of a request names."""
 MAX_STRICT = 16
 """Number of dry runs that must produce valid SQL. For the others, only the names that occur are checked."""
 
@@ -33,6 +35,8 @@ class Sample:
     """What leads to this SQL, if it is possible that no request does; empty for SQL that requests can produce."""
     strict: bool = True
     """Whether the result must be valid SQL. With forced conditions, its parts may not fit together."""
+    request: str = ""
+    """The request that leads to this SQL, in words."""
 
 
 def minimal_value(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
@@ -111,7 +115,7 @@ def _value_samples(
             if strict:
                 raise
             continue
-        yield Sample(text, binder, when, strict)
+        yield Sample(text, binder, when, strict, _described(request))
 
 
 def _forced_samples(
@@ -153,6 +157,14 @@ def _forced_outcomes(template: Template, branches: Branches) -> Iterator[tuple[M
             if (number, outcome) not in branches.seen and remaining:
                 remaining -= 1
                 yield {**condition.after, number: outcome}, "in a branch that no sample value reaches"
+
+
+def _described(request: Mapping[str, object]) -> str:
+    """Return a request in words."""
+    if not request:
+        return "a request without parameters"
+    shown = ", ".join(f"{n}={_shown(v)}" for n, v in list(request.items())[:MAX_SHOWN])
+    return f"a request with {shown}{', …' if len(request) > MAX_SHOWN else ''}"
 
 
 def _shown(value: Any) -> str:

@@ -276,6 +276,10 @@ class TemplateChecker:
 
     def _arguments(self, node: nodes.Call, name: str) -> list[nodes.Expr]:
         """Check positional arguments. Some functions accept an absent parameter as their first one."""
+        if name == "defined" and isinstance(node.args[0] if node.args else None, nodes.Const):
+            self._refuse(
+                node, "defined() takes the name of a parameter, not a value", "remove the quotes: defined(x)"
+            )
         lenient = name in TYPE_FUNCTIONS | IDENTIFIER_FUNCTIONS | {"defined"}
         lenient |= name == "split_to_array" and len(node.args) + len(node.kwargs) > 1
         if not lenient:

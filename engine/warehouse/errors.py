@@ -130,6 +130,8 @@ _TOO_BIG = "Query tree is too big"
 """Message about a statement that is too large when expanded. Its number is shared by all invalid arguments."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
+_ILLEGAL_AGGREGATION = 184
+"""The engine's number for an aggregate function in WHERE, or inside another one."""
 TOO_LITTLE = 33
 """The engine's number for input that ends too early, such as a truncated file of a part."""
 _CUT_OFF = frozenset({32, TOO_LITTLE})
@@ -177,12 +179,18 @@ def translate(exc: BaseException) -> EngineError:
         code,
         message,
         engine_code=number,
-        # The parser suggests keywords only. Other suggestions are names, which not every caller may see.
-        hint=suggestion(text) if code is errors.SQL_SYNTAX else _ABOUT_FILES.get(code),
+        hint=_hint(code, number, message, text),
         place=_place(text) if code is errors.SQL_SYNTAX else None,
         detail=text,
         headers={"Retry-After": _RETRY_AFTER[code]} if code in _RETRY_AFTER else None,
     )
+
+
+def _hint(code: Code, number: int, message: str, text: str) -> str | None:
+    if number == _ILLEGAL_AGGREGATION and " AS " in message:
+        return "an alias hides the column of the same name: qualify the column, or choose another alias"
+    # The parser suggests keywords only. Other suggestions are names, which not every caller may see.
+    return suggestion(text) if code is errors.SQL_SYNTAX else _ABOUT_FILES.get(code)
 
 
 _ABOUT_FILES: Mapping[Code, str] = {

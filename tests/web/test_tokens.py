@@ -166,13 +166,33 @@ def test_invalid_claims_are_refused(server: Server, secret: str, changed: dict[s
     refused(server.get("/v0/sql?q=SELECT+1", signed(secret, **changed)), 403)
 
 
+def test_an_expiry_in_milliseconds_is_explained(server: Server, secret: str) -> None:
+    body = refused(server.get(PATH, signed(secret, exp=int(time.time() + 600) * 1000)), 403, "RK4002")
+    assert "milliseconds" in body["hint"]
+    body = refused(server.get(PATH, signed(secret, exp=int(time.time()) + 40_000_000)), 403, "RK4002")
+    assert "shorter" in body["hint"]
+
+
+@pytest.mark.parametrize("claims", [{"sub": 17}, {"sub": "17"}, {"iss": "me"}])
+def test_the_error_for_an_unknown_claim_names_it(server: Server, secret: str, claims: dict[str, Any]) -> None:
+    body = refused(server.get(PATH, signed(secret, **claims)), 403, "RK4002")
+    assert f"`{next(iter(claims))}`" in body["error"]
+
+
 def test_the_error_for_a_wrong_audience_says_so(server: Server, secret: str) -> None:
     body = refused(server.get(PATH, signed(secret, aud="elsewhere")), 403, "RK4002")
     assert "`aud`" in body["error"]
 
 
 def test_valid_claims_are_accepted(server: Server, secret: str) -> None:
-    for changed in ({"iat": 1}, {"nbf": 1}, {"jti": "a"}, {"limits": {"rps": 1000}}, {"exp": time.time() + 9.5}):
+    for changed in (
+        {"iat": 1},
+        {"nbf": 1},
+        {"jti": "a"},
+        {"jti": 5},
+        {"limits": {"rps": 1000}},
+        {"exp": time.time() + 9.5},
+    ):
         assert data(server.get(PATH, signed(secret, **changed)))
 
 
