@@ -13,6 +13,9 @@ from engine.compiler.pipes import CompiledPipe
 from engine.errors import MISSING_PARAMETER, Place, RookeryError
 from engine.schema import quote
 
+_NO_EXAMPLE = "give it an example, such as {{ Date(day, example='2026-01-31') }}"
+_NO_TENANT = "--tenant selects the tenant"
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
@@ -55,10 +58,8 @@ def _source(build: Build, pipe: CompiledPipe) -> tuple[str, str]:
         return "*", quote(pipe.name)
     target, relation = build.datasources[pipe.target.name], build.relations[pipe.target.name]
     columns = [
-        f"finalizeAggregation({quote(column)}) AS {quote(column)}"
-        if type.startswith("AggregateFunction(")
-        else column
-        for column, type in zip(relation.columns, relation.types, strict=True)
+        f"finalizeAggregation({name}) AS {name}" if type.startswith("AggregateFunction(") else name
+        for name, type in zip(map(quote, relation.columns), relation.types, strict=True)
     ]
     merged = " FINAL" if target.engine.type != "MergeTree" else ""
     return ", ".join(columns), f"{quote(target.name)}{merged}"
@@ -89,8 +90,10 @@ def problem_of(preview: Preview) -> RookeryError | None:
         return None
     node = preview.pipe.node(preview.pipe.published)
     own = node.place if node else preview.pipe.place
-    is_missing = error.code.id == MISSING_PARAMETER.id
-    hint = "give it an example, such as {{ Date(day, example='2026-01-31') }}" if is_missing else error.hint
+    hint = error.hint
+    if error.code.id == MISSING_PARAMETER.id:
+        selects_tenant = preview.pipe.tenant_keys and preview.tenant is None
+        hint = _NO_TENANT if selects_tenant else _NO_EXAMPLE
     return RookeryError(error.code, error.message, hint=hint, place=position(str(error.place or "")) or own)
 
 

@@ -19,6 +19,7 @@ from cli.testing.values import json_text
 from engine.errors import RookeryError
 
 Level = Literal["error", "warning"]
+_STATES = {"current": "up to date", "kept": "the last good state stays", "none": "nothing works yet"}
 MAX_SHOWN = 50
 """Maximum number of problems that the text shows. The stream has all of them."""
 _TEXTS = ("String", "Array", "Map", "Tuple", "JSON", "Dynamic", "Variant", "Nested")
@@ -126,6 +127,9 @@ class JsonReporter:
 class TextReporter:
     """Prints text that fits the terminal, or 80 columns."""
 
+    def __init__(self) -> None:
+        self._has_hinted = False
+
     def watching(self, root: Path) -> None:
         _print(f"watching {root.resolve()}; Ctrl-C ends", style="dim")
 
@@ -164,15 +168,21 @@ class TextReporter:
             print_file([o for o in outcomes if o.place.file == file])
 
     def done(self, round: Round) -> None:
-        counts = [output.counted(round.errors, "error")] if round.errors else []
-        counts += (
-            [f"{round.failed_tests:,} of {output.counted(round.tests, 'test')} failed"] if round.failed_tests else []
-        )
-        states = {"current": "up to date", "kept": "the last good state stays", "none": "nothing works yet"}
-        text = "; ".join([", ".join(counts), states[round.state]] if counts else [states[round.state]])
-        tests = f", {output.counted(round.tests, 'test')} passed" if round.tests and not round.failed_tests else ""
-        rows = f" with {output.counted(round.rows, 'sample row')}" if round.state == "current" else ""
-        _print(f"{text}{rows}{tests}, {round.seconds:.1f} s", style="red" if counts else "green")
+        failures = []
+        if round.errors:
+            failures.append(output.counted(round.errors, "error"))
+        if round.failed_tests:
+            failures.append(f"{round.failed_tests:,} of {output.counted(round.tests, 'test')} failed")
+        state = _STATES[round.state]
+        if round.state == "current":
+            state += f" with {output.counted(round.rows, 'sample row')}"
+        if round.tests and not round.failed_tests:
+            state += f", {output.counted(round.tests, 'test')} passed"
+        text = f"{', '.join(failures)}; {state}" if failures else state
+        _print(f"{text}, {round.seconds:.1f} s", style="red" if failures else "green")
+        if round.state == "current" and not round.rows and not self._has_hinted:
+            self._has_hinted = True
+            _print("hint: fixtures in tests/, or --data DATASOURCE=FILE, provide sample rows", style="dim")
 
 
 def _is_text(type: str) -> bool:

@@ -6,6 +6,7 @@ Each set of rows gets a new workspace, so no test can see what another one left 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class ThrowawayEngine:
         finally:
             if self._drop:
                 self._drop_databases(name)
+                shutil.rmtree(settings.data.parent, ignore_errors=True)
 
     @contextmanager
     def _served(self, settings: Settings) -> Iterator[Connection]:

@@ -178,6 +178,36 @@ def test_a_tenant_sees_its_own_rows(cli: Cli) -> None:
         assert of(events, "problem")[0]["code"] == "RK3005" and events[-1]["state"] == "none"
 
 
+def test_placements_and_relative_times(cli: Cli) -> None:
+    """Tenants with tables of their own; and rows with relative times do not count as changed at each save."""
+    rows = TESTS.replace("event: call, units: 2", "timestamp: $now-1h, event: call, units: 2")
+    cli.write({"tests/usage.yaml": "tenants: {7: tables, 8: pooled}\n" + rows})
+    with developing(cli) as dev:
+        results = pipes(dev.round())
+        assert results["usage"]["data"] == [CALLS, EXPORTS] and results["usage_pipe"]["rows"] == 2
+        assert set(pipes(dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"}))) == {"usage"}
+        events = dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE + "\n"})
+        assert set(pipes(events)) == {"usage_pipe", "usage"} and events[-1]["sample_rows"] == 3
+        assert set(pipes(dev.write({"endpoints/usage.yaml": ENDPOINT}))) == {"usage"}
+
+
+OF_A_TENANT = """
+sql: SELECT event FROM events WHERE tenant_id = {{ UInt32(of_tenant, required=True) }} ORDER BY event
+parameters: [{name: of_tenant, type: UInt32, tenant_key: true}]
+"""
+
+
+@pytest.mark.parametrize("tenant", ["7", None])
+def test_a_parameter_that_selects_the_tenant(cli: Cli, tenant: str | None) -> None:
+    cli.write({"endpoints/mine.yaml": OF_A_TENANT})
+    with developing(cli, *(["--tenant", tenant] if tenant else [])) as dev:
+        events = dev.round()
+        if tenant:
+            assert pipes(events)["mine"]["rows"] == 2
+        else:
+            assert "--tenant" in of(events, "problem")[0]["hint"]
+
+
 @pytest.mark.parametrize("option", ["events", "events=", "=rows.ndjson", ".rookery/data"])
 def test_an_option_without_a_datasource_is_refused(cli: Cli, option: str) -> None:
     assert "RK7002" in cli("dev", "--data", option, code=2).err
