@@ -32,7 +32,7 @@ class RunningServer:
     directory: str
     """The directory that it serves."""
     here: bool
-    """Whether the file belongs to this directory. It does not if it was copied here with a directory."""
+    """Whether the file belongs to this directory. A file that was copied together with its directory does not."""
 
     @property
     def starting(self) -> bool:

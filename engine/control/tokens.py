@@ -346,7 +346,7 @@ def signing_key(workspace: Workspace) -> dict[str, Any]:
 def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
     """Sign with a new key from now on. JWTs of older keys are accepted for another `overlap` seconds."""
     if not 0 <= overlap <= MAX_OVERLAP_SECONDS:
-        raise RookeryError(BAD_SCOPE, f"the overlap is between 0 and {MAX_OVERLAP_SECONDS} seconds")
+        raise RookeryError(BAD_SCOPE, f"the overlap must be between 0 and {MAX_OVERLAP_SECONDS} seconds")
     with workspace.changes:
         now = int(time.time())
         keys = workspace.refresh().keys

@@ -14,7 +14,7 @@ _ROW = re.compile(r"\(at row (\d+)\)")
 _ENGINE_CONTEXT = re.compile(
     r"[.:]\s*(?:\(at row|While executing|\(in file|\(while reading header|In JSON input formats)"
 )
-"""Where the part of an engine's message begins that is not useful to the sender of the rows."""
+"""The beginning of the part of an engine's message that is not useful to the sender of the rows."""
 _MAX_REASON_CHARACTERS = 300
 
 

@@ -27,7 +27,7 @@ from engine.warehouse.port import Warehouse
 
 UNCHECKED = "not checked: too many other rows cannot be read"
 ENGINE_CONTEXT = re.compile(r":? \((?:while|at row|in file)")
-"""Where the part of an engine's message begins that is not useful to the sender of the rows."""
+"""The beginning of the part of an engine's message that is not useful to the sender of the rows."""
 _MAX_REASON_CHARACTERS = 200
 
 
