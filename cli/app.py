@@ -146,6 +146,8 @@ def run() -> None:
     # The parser may fail before it has read the option --json, which decides how its error is printed.
     options.json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
+        if option := without_value(arguments):
+            raise RookeryError(USAGE, f"the value of {option} is empty", hint="give a value, or remove the option")
         if options.json and (group := unfinished(arguments)):
             raise RookeryError(USAGE, f"`{group}` needs a command", hint=f"{group} --help")
         sys.exit(_COMMAND(arguments, prog_name="rookery", standalone_mode=False))
@@ -169,6 +171,17 @@ def run() -> None:
         error = file_error(exc)
         _print_error(error)
         sys.exit(exit_code(error))
+
+
+def without_value(arguments: list[str]) -> str | None:
+    """The first global option that is given an empty value, as a script does with an unset variable."""
+    words = arguments[: arguments.index("--") if "--" in arguments else None]
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word in _OPTIONS_WITH_VALUE and following == "":
+            return word
+        if word.endswith("=") and word[:-1] in _OPTIONS_WITH_VALUE:
+            return word[:-1]
+    return None
 
 
 def unfinished(arguments: list[str]) -> str | None:

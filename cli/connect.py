@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cli.connection import Connection
 
 
-_NAME = re.compile(r"`(\w{1,200})`")
+_NAME = re.compile(r"(?:unknown|there is no|no) [a-z, ]{1,40}`(\w{1,200})`")
 _MISSING = frozenset({UNKNOWN_PIPE.id, UNKNOWN_DATASOURCE.id, UNKNOWN_RESOURCE.id})
 """Error codes for a resource that does not exist."""
 
@@ -40,7 +40,8 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
 
 def _unpushed_file(message: str) -> Path | None:
     """The project's file of the resource that the server's message names; None if it has no file."""
-    if (name := _NAME.search(message)) is None:
+    # Other messages with these codes name a resource that is deployed, and is of another kind.
+    if (name := _NAME.match(message)) is None:
         return None
     # Search only the first level of each folder: a project directory may contain much more than the project.
     files = (options.project / folder / f"{name[1]}.yaml" for folder in ("datasources", "pipes", "endpoints"))

@@ -7,6 +7,7 @@ ROOKERY_URL), the access that `rookery auth` stored, a server that runs on this 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from engine.errors import (
     NO_SERVER,
     NO_TOKEN,
     REMOTE,
+    USAGE,
     Code,
     Place,
     Problems,
@@ -34,6 +36,7 @@ from engine.errors import (
 )
 from engine.settings import Settings
 
+_TOKEN = re.compile(r"[!-~]+")
 NDJSON = "application/x-ndjson"
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to open a directory that another process holds."""
@@ -293,6 +296,14 @@ def needs_certificates(url: str) -> bool:
 @contextmanager
 def client(url: str, token: str | None) -> Iterator[Connection]:
     """A connection to a server with a token."""
+    # A token that was read from a file may end with a line break.
+    token = token.strip() if token else None
+    if token and not _TOKEN.fullmatch(token):
+        raise RookeryError(
+            USAGE,
+            "the token has spaces, line breaks or characters that are not ASCII, so it cannot be sent",
+            hint="set --token or ROOKERY_TOKEN to a whole token, and to nothing else",
+        )
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
         http = httpx.Client(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,9 +183,7 @@ def sql(
     text = sys.stdin.read() if query == "-" else query
     if not text.strip().rstrip(";"):
         raise RookeryError(USAGE, "the query is empty", hint='for example rookery sql "SELECT 1"')
-    response_format = "json" if options.json or format_ == "table" else format_
-    if response_format not in ENGINE_FORMATS:
-        raise RookeryError(USAGE, f"unknown format {format_}", hint="table, json, csv or ndjson")
+    response_format = _response_format(format_)
     headers = tenant_header(tenant)
     with connect() as connection:
         body = connection.request(
@@ -210,17 +208,29 @@ def get(
     Example: [bold]rookery get usage from_day=2026-01-01 --tenant 17[/]
     """
     pairs = [parameter(p) for p in parameters or []]
-    response_format = "json" if options.json or format_ == "table" else format_
-    if response_format not in ENGINE_FORMATS:
-        raise RookeryError(USAGE, f"unknown format {format_}", hint="table, json, csv or ndjson")
+    response_format = _response_format(format_)
     headers = tenant_header(tenant)
     with connect() as connection:
         path = f"/v0/pipes/{Path(endpoint).stem if endpoint.endswith('.yaml') else endpoint}.{response_format}"
         response = connection.request("GET", path, params=pairs, headers=headers)
     if ignored := response.headers.get("x-rookery-ignored-parameters"):
-        names = ", ".join(unquote(name.strip()) for name in ignored.split(","))
-        output.say(f"warning: `{endpoint}` ignores these parameters: {names}", "yellow")
+        warn_of_ignored(endpoint, [unquote(name.strip()) for name in ignored.split(",")])
     _print(response.content, format_ if not options.json else "json")
+
+
+def _response_format(format_: str) -> str:
+    """The format to request from the server. Raises RK7002 for an unknown one, and for two different ones."""
+    if format_ not in ("table", *ENGINE_FORMATS):
+        raise RookeryError(USAGE, f"unknown format {format_}", hint="table, json, csv or ndjson")
+    if options.json and format_ not in ("table", "json"):
+        raise RookeryError(USAGE, f"--json and --format {format_} contradict each other", hint="remove one of them")
+    return "json" if options.json or format_ == "table" else format_
+
+
+def warn_of_ignored(endpoint: str, names: Sequence[str]) -> None:
+    """Print a warning with the parameters that had no effect on a call."""
+    if names:
+        output.say(f"warning: `{endpoint}` ignores these parameters: {', '.join(names)}", "yellow")
 
 
 def tenant_header(tenant: str | None) -> dict[str, bytes]:

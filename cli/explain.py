@@ -9,7 +9,7 @@ import typer
 
 from cli import completion, output
 from cli.connect import connect
-from cli.data import parameter, tenant_header
+from cli.data import parameter, tenant_header, warn_of_ignored
 from cli.options import options
 from cli.tables import Column
 
@@ -43,6 +43,8 @@ def explain(
         response = connection.request(
             "GET", f"/v0/pipes/{name}/explain", params=pairs, headers=tenant_header(tenant)
         ).json()
+    # Older servers do not send the key.
+    warn_of_ignored(endpoint, response.get("ignored_parameters", []))
     if options.json:
         output.as_json(response)
     else:

@@ -97,14 +97,15 @@ def table(
     On a terminal the table fits its width, and integers have the format `number`. Otherwise, the output has
     tab-separated values with all columns.
     """
+    all_columns = [Column(c) if isinstance(c, str) else c for c in columns]
     if not rows:
         say(empty)
-        return
-    all_columns = [Column(c) if isinstance(c, str) else c for c in columns]
     if not sys.stdout.isatty():
         data("\t".join(_tsv(c.name) for c in all_columns))
         for row in rows:
             data("\t".join(_tsv(row.get(c.name)) for c in all_columns))
+        return
+    if not rows:
         return
 
     found = _fitted(rows, all_columns, number, 0)

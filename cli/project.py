@@ -18,6 +18,8 @@ from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
 if TYPE_CHECKING:
     from cli.connection import Connection
 
+DATA_FOLDER = ".rookery/"
+"""The folder in a project with data, tokens and the log."""
 Files = Annotated[
     list[Path] | None,
     typer.Argument(help="Files to push; by default all files of the project.", autocompletion=completion.files),
@@ -47,24 +49,40 @@ def register(app: typer.Typer) -> None:
 
 def init(
     directory: Annotated[
-        Path | None, typer.Argument(help="Directory of the project; by default the current one.")
+        str | None, typer.Argument(help="Directory of the project; by default the current one.")
     ] = None,
 ) -> None:
-    """Create the folders of a project. An existing project is not changed.
+    """Create the folders of a project, and add `.rookery/` to its .gitignore. Files that exist are kept.
 
     Example: [bold]rookery init my-project[/]
     """
-    root = directory or options.project
-    missing = [f for f in ("datasources", "pipes") if not (root / f).is_dir()]
+    if directory is not None and not directory.strip():
+        raise RookeryError(USAGE, "the directory is empty", hint="for example rookery init my-project")
+    root = options.project if directory is None else Path(directory)
+    missing = [f for f in ("datasources", "pipes", "endpoints") if not (root / f).is_dir()]
     for folder in missing:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    ignore = root / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text(".rookery/\n", encoding="utf-8")
+    is_ignored = _ignore_data(root / ".gitignore")
     if options.json:
         output.as_json({"directory": str(root.resolve()), "made": missing})
         return
-    output.say(f"made {', '.join(missing)} in {root}" if missing else f"{root} is already a project; nothing changed")
+    if missing:
+        output.say(f"created {', '.join(f'{f}/' for f in missing)} in {root}")
+    if is_ignored:
+        output.say(f"added {DATA_FOLDER} to {root / '.gitignore'}")
+    if not missing and not is_ignored:
+        output.say(f"{root} is already a project; nothing changed")
+
+
+def _ignore_data(file: Path) -> bool:
+    """Add the folder with data and tokens to `.gitignore`. Returns whether it was missing there."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    if any(line.strip().strip("/") == DATA_FOLDER.strip("/") for line in lines):
+        return False
+    with file.open("a", encoding="utf-8") as target:
+        # The last line may have no end.
+        target.write(("\n" if lines and not file.read_bytes().endswith(b"\n") else "") + f"{DATA_FOLDER}\n")
+    return True
 
 
 def check() -> None:

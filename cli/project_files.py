@@ -35,9 +35,8 @@ def surveyed() -> Survey:
     """The files of the project, with the errors of those that cannot be read. Raises RK7004 outside a project."""
     root = options.project
     if not root.is_dir():
-        raise RookeryError(
-            NOT_A_PROJECT, f"directory {root.resolve()} does not exist", hint="check the path after -C"
-        )
+        problem = "is not a directory" if root.exists() else "does not exist"
+        raise RookeryError(NOT_A_PROJECT, f"{root.resolve()} {problem}", hint="check the path after -C")
     if not any((root / f).is_dir() for f in FOLDERS):
         hint = "rookery init creates a project; -C DIRECTORY selects one"
         if near := [f"rename {name}/ to {folder}/" for name, folder in misspelled(root)]:

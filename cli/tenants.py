@@ -114,6 +114,10 @@ def rm(
     Example: [bold]rookery tenant rm 17[/]
     """
     params = {"purge": str(purge).lower()}
+    if allow and not purge:
+        raise RookeryError(
+            USAGE, "--allow-destructive has no effect without --purge", hint="only a purge can lose other rows"
+        )
     if allow:
         params["allow"] = ",".join(allow)
     with connect() as connection, output.progress("purge" if purge else "remove") as update:

@@ -63,7 +63,8 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/archive.py:_SUM": [("", "a", ""), ("a" * 64 + "  ", "x", "\n")],
     "engine/warehouse/archive.py:_LINK_TARGET": [("", "../", "x"), ("../store/abc/", "a", "x")],
     "engine/warehouse/directory_copy.py:_UUID": [("", "UUID '", ""), ("UUID '12345678-", "a", "")],
-    "cli/connect.py:_NAME": [("", "`", ""), ("`", "a", "")],
+    "cli/connect.py:_NAME": [("no ", "a", ""), ("unknown ", "a ", "`"), ("there is no pipe `", "a", "")],
+    "cli/connection.py:_TOKEN": [("", "a", " ")],
     "engine/warehouse/parser.py:_WORD": [("", "a", "")],
     "engine/warehouse/errors.py:_SUGGESTION": [("", "Maybe you meant: ", ""), ("Maybe you meant: ['", "a", "")],
     "engine/warehouse/errors.py:_RESULT_BYTES": [("", "Limit for result exceeded, max ", "")],
@@ -154,6 +155,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/compiler/pipes.py:_STRINGS": [("'", "\\'", ""), ("", "\\'", ""), ("", "'", "")],
     "engine/template/sql_functions.py:_FUNCTION": [("", "a", "-")],
     "engine/compiler/error_location.py:_UNKNOWN": [("", "identifier '", ""), ("identifier '", "a", "")],
+    "engine/compiler/error_location.py:_REFUSED": [("", "function `", ""), ("function `", "a", "")],
     "engine/compiler/error_location.py:_SUGGESTED": [("", "Maybe you meant: ['", ""), ("Maybe you meant: ['", "a", "")],
     "engine/template/date_times.py:_CLOCK": [("T10:10:10.", "1", "x"), ("", "T10:10", "")],
     "engine/template/date_times.py:_COMPACT_DAY": [("", "1", "")],
@@ -376,6 +378,9 @@ def _at_run_time() -> None:
 
     _find_word("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
     _find_word("a " * 99 + "b", "a " * (LENGTH // 2))
+    _find_word("a", "a  " * (LENGTH // 3), after=r"\s{0,10}\(")
+    for unit in ("from ", "from" + " " * 20, " "):
+        _find_word("a", unit * (LENGTH // len(unit)), before=r"\b(?:from|join|in)\s{1,20}\(?")
     for unit in ('"a" ', '"a"  :  ', " ", '"', '"a"'):
         empty_text_pattern(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
         non_text_pattern(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())

@@ -101,6 +101,8 @@ def engine_in(directory: Path, settings: Settings, *, drop: bool = False) -> Ite
         "admin_token": None,
         # A throwaway engine needs no reserve of disk space, because its data need not survive.
         "min_free": 0,
+        # A misspelled parameter would test the default instead.
+        "strict_parameters": True,
     }
     private = settings.model_copy(update=own)
     with closing(open_warehouse(private)) as warehouse:

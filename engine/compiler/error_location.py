@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from engine.errors import SQL_SEMANTICS, TOO_COMPLEX, Place, RookeryError
+from engine.errors import FUNCTION_REFUSED, SQL_SEMANTICS, TABLE_REFUSED, TOO_COMPLEX, Place, RookeryError
 from engine.project.pipe import Node
 
 _UNKNOWN = re.compile(r"(?:identifier|with name|Identifier) (?:`([^`]+)`|'([^']+)')")
+_REFUSED = re.compile(r"(?:function|node) `([^`]+)`")
 _SUGGESTED = re.compile(r"Maybe you meant: \['([^']+)'")
 
 
@@ -15,9 +16,33 @@ MAX_NAME_CHARACTERS = 200
 """Longest name, in characters, that is searched in a node's SQL."""
 
 
-def _find_word(name: str, sql: str) -> re.Match[str] | None:
-    """The first occurrence of a name as a separate word; None for a long name, which the engine truncates."""
-    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql) if len(name) <= MAX_NAME_CHARACTERS else None
+def _find_word(name: str, sql: str, *, before: str = "", after: str = "") -> re.Match[str] | None:
+    """The first occurrence of a name as a separate word, as the group `name`, between two patterns. None for a long
+    name, which the engine truncates.
+    """
+    word = rf"{before}(?<![\w.])(?P<name>{re.escape(name)})(?!\w){after}"
+    return re.search(word, sql, re.IGNORECASE if before else 0) if len(name) <= MAX_NAME_CHARACTERS else None
+
+
+def _position_of(match: re.Match[str], node: Node) -> Place:
+    """The place in the node's file of a match in its SQL."""
+    start = match.start("name")
+    before = node.sql[:start]
+    return node.position(before.count("\n") + 1, start - before.rfind("\n"))
+
+
+def refused_name(exc: RookeryError, node: Node) -> Place | None:
+    """The position of the function or table that an error of the verifier names; None if its SQL does not have it."""
+    named = _REFUSED.search(exc.message) if exc.code in (FUNCTION_REFUSED, TABLE_REFUSED) else None
+    if named is None:
+        return None
+    if exc.code is FUNCTION_REFUSED:
+        match = _find_word(named[1], node.sql, after=r"\s{0,10}\(")
+    else:
+        # The same word may also be a column or a text.
+        match = _find_word(named[1], node.sql, before=r"\b(?:from|join|in)\s{1,20}\(?")
+    match = match or _find_word(named[1], node.sql)
+    return _position_of(match, node) if match else None
 
 
 def unknown_name(message: str) -> str | None:
@@ -42,8 +67,7 @@ def locate(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
     if unknown:
         match = _find_word(unknown, node.sql)
         if match:
-            before = node.sql[: match.start()]
-            place = node.position(before.count("\n") + 1, match.start() - before.rfind("\n"))
+            place = _position_of(match, node)
     suggested = _SUGGESTED.search(exc.detail or "")
     similar = f"did you mean `{suggested[1]}`?" if suggested else None
     hint = exc.hint or quotes_hint(exc.message, node.sql) or similar

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from engine.compiler.error_location import refused_name
 from engine.errors import (
     BRANCH,
     PARAMETER_CLASH,
@@ -326,7 +327,7 @@ def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
     if exc.place is not None and exc.place.file:
         return exc
     line, column = (exc.place.line, exc.place.column) if exc.place else (None, None)
-    place = node.position(line or 1, column or 1)
+    place = (refused_name(exc, node) if line is None else None) or node.position(line or 1, column or 1)
     placed = Place(place.file, place.line, place.column, f"pipe `{pipe}`, node `{node.name}`")
     return RookeryError(code, exc.message, hint=exc.hint, place=placed, detail=exc.detail)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.scope import Relation, tenant_literal
-from engine.control.regroup import incomplete_groups, recompute_groups
+from engine.control.regroup import incomplete_groups, is_in_groups, recompute_groups
 from engine.errors import APPLY_FAILED, DESTRUCTIVE, RookeryError
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
@@ -83,6 +83,28 @@ def erase(workspace: Workspace, build: Build, tenant: str, progress: Progress = 
     workspace.registry.remove(ERASURE_KIND, [tenant])
 
 
+def has_rows(workspace: Workspace, build: Build, tenant: str) -> bool:
+    """Whether a purge of a tenant that does not exist has work: rows with its id, also in quarantine or in shared
+    aggregates, or an unfinished purge. Waits for appends that were accepted before.
+    """
+    if tenant in workspace.registry.read(ERASURE_KIND):
+        return True
+    _wait_for_appends(workspace)
+    return is_in_groups(workspace, build, tenant) or any(
+        workspace.warehouse.query(f"SELECT 1 FROM {table.sql()} WHERE {condition} LIMIT 1").rows
+        for relation in build.relations.values()
+        if relation.tenant
+        for table, condition in _rows_of(workspace, build, relation, tenant)
+    )
+
+
+def _rows_of(workspace: Workspace, build: Build, relation: Relation, tenant: str) -> Iterator[tuple[Name, str]]:
+    """The tables of the workspace's own database with a tenant's rows, each with the condition that selects them."""
+    yield _stored(workspace, relation, tenant)
+    if build.takes(relation.name):
+        yield _quarantined(workspace, relation, tenant)
+
+
 def _wait_for_appends(workspace: Workspace) -> None:
     """Wait until appends that were accepted before are stored everywhere. Raises RK5013, RK6003 or RK6008."""
     workspace.pending_appends.drain()
@@ -97,15 +119,25 @@ def complete_uncertain(workspace: Workspace) -> None:
 
 def _erase_quarantine(workspace: Workspace, relation: Relation, tenant: str) -> None:
     """Delete a tenant's rows, and those that its tokens have sent, from the quarantine of a datasource."""
+    delete_rows(workspace, *_quarantined(workspace, relation, tenant))
+
+
+def _quarantined(workspace: Workspace, relation: Relation, tenant: str) -> tuple[Name, str]:
+    """The quarantine of a datasource, and the condition for a tenant's rows and those that its tokens have sent."""
     condition = f"{quote(relation.tenant or '')} = {literal(tenant)} OR c__writer = {literal(tenant)}"
-    delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition)
+    return Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition
 
 
 def delete_tenant_rows(workspace: Workspace, relation: Relation, tenant: str) -> None:
     """Delete a tenant's rows from one table of the workspace's own database. Raises RK3010."""
+    delete_rows(workspace, *_stored(workspace, relation, tenant))
+
+
+def _stored(workspace: Workspace, relation: Relation, tenant: str) -> tuple[Name, str]:
+    """The table of a relation in the workspace's own database, and the condition for a tenant's rows."""
     assert relation.tenant is not None
     condition = f"{quote(relation.tenant)} = {tenant_literal(relation.tenant_type, tenant)}"
-    delete_rows(workspace, Name(workspace.name, relation.name), condition)
+    return Name(workspace.name, relation.name), condition
 
 
 def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:

@@ -36,6 +36,17 @@ def recompute_groups(workspace: Workspace, build: Build, tenant: str) -> None:
             _recompute(workspace, build, name, tenant)
 
 
+def is_in_groups(workspace: Workspace, build: Build, tenant: str) -> bool:
+    """Whether a shared aggregate contains rows of a tenant."""
+    names = [Name(workspace.name, n) for n, r in build.relations.items() if r.min_tenants is not None]
+    return any(_contains(workspace, name, tenant) for name in names)
+
+
+def _contains(workspace: Workspace, target: Name, tenant: str) -> bool:
+    condition = f"SELECT 1 FROM {target.sql()} WHERE {_OF_TENANT} LIMIT 1"
+    return bool(workspace.warehouse.query(condition, {"tenant": tenant}).rows)
+
+
 def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[str, str]:
     """Shared aggregates that would lose other tenants' rows if a tenant's groups were recomputed, and why.
 
@@ -49,10 +60,7 @@ def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[s
         target = Name(workspace.name, name)
         if relation.min_tenants is None or target not in live.tables:
             continue
-        groups = workspace.warehouse.query(
-            f"SELECT count() FROM {target.sql()} WHERE {_OF_TENANT}", {"tenant": tenant}
-        )
-        if not groups.rows[0][0]:
+        if not _contains(workspace, target, tenant):
             continue
         _refuse_outstanding(workspace, name)
         # Suspended views are included, because the groups contain rows that they delivered earlier.

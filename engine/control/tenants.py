@@ -13,7 +13,14 @@ from typing import Any
 
 from engine.compiler import storage
 from engine.control.deferred_views import deferred_of
-from engine.control.erasure import ERASURE_KIND, complete_uncertain, delete_tenant_rows, erase, permit_erasure
+from engine.control.erasure import (
+    ERASURE_KIND,
+    complete_uncertain,
+    delete_tenant_rows,
+    erase,
+    has_rows,
+    permit_erasure,
+)
 from engine.control.fanout_status import Lag, lags
 from engine.control.ids import check_id
 from engine.control.planning import apply_plan, permit, plan_for_tenants
@@ -162,9 +169,10 @@ def remove(
     Its rows stay in landing, and are delivered again if it is added again, unless `purge` erases them there too.
     After a purge, rows with its id are not stored until it is added again.
 
-    Raises RK3004 for an unknown tenant; and RK3001, before anything is changed, for a shared aggregate that the
-    erasure would cost other tenants' rows and that is not in `allow`. With `purge`, raises RK5013 or RK6008 while a
-    batch is uncertain and cannot be completed, and RK6003 if appends that were accepted before take too long.
+    Raises RK3004 for an unknown tenant, with `purge` only if no stored row has its id; and RK3001, before anything is
+    changed, for a shared aggregate that the erasure would cost other tenants' rows and that is not in `allow`. With
+    `purge`, raises RK5013 or RK6008 while a batch is uncertain and cannot be completed, and RK6003 if appends that
+    were accepted before take too long.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
@@ -173,6 +181,9 @@ def remove(
             if record is None:
                 check_id(snapshot.build, tenant)
             complete_uncertain(workspace)
+            if record is None and tenant not in snapshot.purged and not has_rows(workspace, snapshot.build, tenant):
+                # A misspelled id must not look like a purge that is done.
+                raise unknown_tenant(tenant, snapshot.tenants)
             permit_erasure(workspace, snapshot.build, tenant, allow)
             # Appends that are accepted from now on must not bring back what is about to be erased.
             workspace.registry.write(PURGED_KIND, {tenant: {}})

@@ -13,11 +13,20 @@ from engine.compiler.build import parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
 from engine.control.attenuation import excess, require_no_excess
 from engine.control.ids import check_id
-from engine.errors import BAD_SCOPE, BAD_TOKEN, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
+from engine.errors import (
+    BAD_FILTER,
+    BAD_SCOPE,
+    BAD_TOKEN,
+    SCOPE,
+    TOKEN_EXISTS,
+    UNKNOWN_TENANT,
+    UNKNOWN_TOKEN,
+    RookeryError,
+)
 from engine.observe import events
 from engine.project.model import Project
 from engine.settings import private_file
-from engine.template.parameters import coerce
+from engine.template.parameters import check_enum, coerce
 from engine.tokens import (
     JWT_SCOPES,
     TOKEN_KINDS,
@@ -207,9 +216,23 @@ def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Sco
         if scope.fixed_params:
             _check_fixed(workspace, snapshot, scope)
         if scope.filter:
-            parse_filter(scope.filter, snapshot.build.relations[scope.resource], workspace.warehouse)
+            _check_filter(workspace, snapshot, scope)
     if any(s.type == "TOKENS:MINT" for s in scopes) and _selects_tenant(workspace, snapshot, scopes):
         raise RookeryError(BAD_SCOPE, f"a token cannot have TOKENS:MINT: {TENANT_NOT_BOUND}", hint=BIND_HINT)
+
+
+def _check_filter(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None:
+    """Raise RK4018 for a filter that is not valid.
+
+    In a token that a request presents, the same filter is RK4015: there it is a missing permission.
+    """
+    try:
+        parse_filter(scope.filter or "", snapshot.build.relations[scope.resource], workspace.warehouse)
+    except RookeryError as exc:
+        if exc.code is not BAD_FILTER:
+            raise
+        hint = exc.hint or "one condition over the datasource's columns, such as region = 'eu'"
+        raise RookeryError(BAD_SCOPE, exc.message, hint=hint, detail=exc.detail) from exc
 
 
 def _check_usable(snapshot: Snapshot, scope: Scope) -> None:
@@ -233,8 +256,9 @@ def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None
         raise RookeryError(BAD_SCOPE, f"pipe `{scope.resource}` has no parameter `{unknown[:120]}`", hint=hint)
     for spec in parameters_of(snapshot.build.pipes, scope.resource):
         if spec.name in scope.fixed_params:
+            value = scope.fixed_params[spec.name]
             try:
-                coerce(spec.name, spec.type, scope.fixed_params[spec.name], workspace.zone)
+                check_enum(spec, coerce(spec.name, spec.type, value, workspace.zone), workspace.zone)
             except RookeryError as exc:
                 raise RookeryError(BAD_SCOPE, f"fixed {exc.message}", hint=exc.hint) from exc
 

@@ -48,6 +48,8 @@ def listed_files(root: Path, files: Iterable[Path], problems: Collector) -> Iter
         seen.add(str(path))
         if path.suffix == EXTENSION:
             yield from _open(root, path, problems)
+        elif path.is_dir():
+            _refuse(problems, root, path, "is a directory", "name its files")
         else:
             _refuse(problems, root, path, "does not end in .yaml, as project files must", "rename it")
 

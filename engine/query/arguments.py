@@ -8,14 +8,13 @@ from typing import Any
 
 from engine.compiler.build import declared_of, parameter_names, parameters_of
 from engine.errors import (
-    BAD_PARAMETER,
     BAD_REQUEST,
     MISSING_PARAMETER,
     UNKNOWN_FIELD,
     RookeryError,
     did_you_mean,
 )
-from engine.template.parameters import ParameterSpec, coerce
+from engine.template.parameters import ParameterSpec, check_enum, coerce
 from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
@@ -64,10 +63,7 @@ class Arguments:
                 # A template may also print the parameter without a type, so all occurrences must have the same
                 # spelling.
                 values[spec.name] = value
-            if spec.enum and str(values[spec.name]) not in spec.enum:
-                raise RookeryError(
-                    BAD_PARAMETER, f"parameter `{spec.name}` must be one of {', '.join(map(str, spec.enum))}"
-                )
+            check_enum(spec, value, self.workspace.zone)
         elif spec.default is not None:
             values[spec.name] = spec.default
         elif spec.required:

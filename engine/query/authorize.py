@@ -151,8 +151,7 @@ def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pi
         raise _endpoint_not_allowed(snapshot, claims, pipe)
     if pipe not in snapshot.build.endpoints:
         if claims.reads_all:
-            hint = did_you_mean(pipe, snapshot.build.endpoints, "rookery pipe ls")
-            raise RookeryError(UNKNOWN_PIPE, f"unknown endpoint `{pipe}`", hint=hint)
+            raise _unknown_endpoint(snapshot.build, pipe)
         # The same error as above, so that callers cannot find out which pipes exist.
         raise _endpoint_not_allowed(snapshot, claims, pipe)
     fixed = _fixed_parameters(snapshot, workspace.zone, claims, pipe)
@@ -165,6 +164,21 @@ def _endpoint_not_allowed(snapshot: Snapshot, claims: Claims, pipe: str) -> Rook
     allowed = [n for n in snapshot.build.endpoints if claims.allowing("PIPES:READ", n)]
     hint = did_you_mean(pipe, allowed)
     return RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`", hint=hint)
+
+
+def _unknown_endpoint(build: Build, name: str) -> RookeryError:
+    """The error for callers who may know all names. Other resources with the name are described."""
+    hint: str | None
+    if name in build.datasources:
+        message, hint = f"`{name}` is a datasource, not an endpoint", f'rookery sql "SELECT * FROM {name}"'
+    elif pipe := build.pipes.get(name):
+        message = f"the type of pipe `{name}` is {pipe.kind}, not endpoint"
+        hint = (
+            f'rookery sql "SELECT * FROM {pipe.target.name}"' if pipe.target else "set `type: endpoint` in its file"
+        )
+    else:
+        message, hint = f"unknown endpoint `{name}`", did_you_mean(name, build.endpoints, "rookery pipe ls")
+    return RookeryError(UNKNOWN_PIPE, message, hint=hint)
 
 
 def for_sql(snapshot: Snapshot, workspace: Workspace, request: QueryRequest) -> Granted:

@@ -77,6 +77,8 @@ class _Consumed:
     """Bytes of the JSON document."""
     closing: Mapping[str, Any]
     """The closing part of the document, with the statistics."""
+    ignored: list[str]
+    """Names of parameters that had no effect."""
 
 
 def explain(queries: Queries, workspace: Workspace, pipe: str, request: QueryRequest) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def explain(queries: Queries, workspace: Workspace, pipe: str, request: QueryReq
         "result_rows": consumed.closing["rows"],
         "result_bytes": consumed.size,
         "memory_bytes": memory,
+        "ignored_parameters": consumed.ignored,
         "milliseconds": _stages(trace, dict(timer.stages), statistics["elapsed"] * 1000),
         "warnings": [asdict(a) for a in _advice(snapshot.build, trace, reads)],
     }
@@ -127,7 +130,8 @@ def _consume(queries: Queries, request: QueryRequest, pipe: str) -> _Consumed:
     finally:
         result.close()
     # No later key of the document is named `rows`.
-    return _Consumed(size, orjson.loads(b"{" + tail[tail.rfind(b'"rows":') :]))
+    closing = orjson.loads(b"{" + tail[tail.rfind(b'"rows":') :])
+    return _Consumed(size, closing, sorted(result.ignored))
 
 
 def _stages(trace: Trace, measured: Mapping[str, float], engine: float) -> dict[str, float]:

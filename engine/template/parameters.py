@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -87,6 +87,33 @@ def coerce(name: str, type: str, raw: object, zone: str = UTC) -> Value:
     except InvalidValueError as exc:
         message = f"parameter `{name}` must be {target.type}, got {shown(raw)}"
         raise RookeryError(BAD_PARAMETER, message, hint=str(exc) or None) from None
+
+
+def check_enum(spec: ParameterSpec, value: Value, zone: str = UTC) -> None:
+    """Raise BAD_PARAMETER for a value, converted by `coerce`, that is not in the author's list."""
+    if spec.enum:
+        array = _ARRAY_TYPE.fullmatch(spec.type)
+        require_member(
+            f"parameter `{spec.name}`",
+            value,
+            [_enum_value(array[1] if array else spec.type, e, zone) for e in spec.enum],
+        )
+
+
+def _enum_value(type: str, raw: Any, zone: str) -> Value:
+    """A value of the author's list. One that is not of the type, which a push warns about, equals no other value."""
+    try:
+        return parameter_type(type, zone).check(raw)
+    except InvalidValueError:
+        return str(raw)
+
+
+def require_member(subject: str, value: Value, allowed: Sequence[Value]) -> None:
+    """Raise BAD_PARAMETER for a value that is not allowed. Each item of an array must be."""
+    for member in value if isinstance(value, list) else [value]:
+        if member not in allowed:
+            listed = ", ".join(shown(a) for a in allowed)
+            raise RookeryError(BAD_PARAMETER, f"{subject} must be one of {listed}, got {shown(member)}")
 
 
 @lru_cache(maxsize=1024)

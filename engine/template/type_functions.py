@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import BAD_PARAMETER, TEMPLATE, RookeryError, shown
 from engine.template.date_times import InvalidValueError
-from engine.template.parameters import ParameterType, Value, parameter_type
+from engine.template.parameters import ParameterType, Value, parameter_type, require_member
 from engine.template.values import Parameter, Rendering, TypedList, is_present, typed, unwrap
 
 _INTEGERS = [f"{u}Int{bits}" for u in ("", "U") for bits in (8, 16, 32, 64, 128, 256)]
@@ -74,11 +74,7 @@ def _check_enum(run: Rendering, target: ParameterType, name: str | None, value: 
     is_list = isinstance(value, list)
     member_type = parameter_type(target.type[len("Array(") : -1], run.zone) if is_list else target
     allowed = [_default(member_type, name, unwrap(e)) for e in enum]
-    for member in value if isinstance(value, list) else [value]:
-        if member not in allowed:
-            subject = f"parameter `{name}`" if name else "value"
-            listed = ", ".join(shown(e) for e in allowed)
-            raise RookeryError(BAD_PARAMETER, f"{subject} must be one of {listed}, got {shown(member)}")
+    require_member(f"parameter `{name}`" if name else "value", value, allowed)
 
 
 def _default(target: ParameterType, name: str | None, raw: Any) -> Value:

@@ -86,6 +86,21 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path, problems: d
     assert not set(listing) - set(problems), "a file that is right is blamed"
 
 
+@pytest.mark.parametrize(
+    ("sql", "position"),
+    [
+        ("SELECT units,\n    countt(units) AS cont\n  FROM events GROUP BY units", "3:5"),
+        ("SELECT units, 'eventz' AS e\n  FROM events\n  JOIN eventz USING (units)", "4:8"),
+        ("SELECT {{ Int8(a, 1) }} AS countt,\n    countt(units) AS n\n  FROM events", "3:5"),
+        ("SELECT units FROM\n  numberz(5)", "3:3"),
+    ],
+)
+def test_an_unknown_name_has_its_own_position(tmp_path: Path, sql: str, position: str) -> None:
+    cli = Cli(tmp_path)
+    cli.write({**FILES, "endpoints/own.yaml": f"sql: |\n  {sql}\n"})
+    assert f"endpoints/own.yaml:{position}, " in cli("check", code=1).err
+
+
 @pytest.mark.parametrize("command", ["check", "push"])
 def test_resources_over_an_unreadable_file_are_not_reported(tmp_path: Path, command: str) -> None:
     cli = Cli(tmp_path)
@@ -139,7 +154,12 @@ def test_missing_projects_files_and_folders_are_errors(tmp_path: Path) -> None:
     assert "RK7004" in cli("check", code=1).err
     assert "RK7004" in cli("push", code=1).err
     assert "RK7004" in cli("-C", "nowhere", "check", code=1).err
+    (cli.directory / ".gitignore").write_text("dist")
     cli("init")
+    assert (cli.directory / ".gitignore").read_text() == "dist\n.rookery/\n"
+    assert "nothing changed" in cli("init").err
+    assert (cli.directory / ".gitignore").read_text() == "dist\n.rookery/\n"
+    assert "RK7002" in cli("init", "", code=2).err
     assert "0 datasources" in cli("check").err
     assert "RK1008" in cli("push", "endpoints/none.yaml", code=1).err
     cli.write({"pipes/p.yml": "sql: SELECT 1\n"})

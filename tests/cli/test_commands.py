@@ -331,6 +331,7 @@ def test_a_directory_that_another_process_holds(tmp_path: Path) -> None:
 def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
+    cli("init")
     assert "nothing changed" in cli("init").err
     cli("push")
     cli("append", "events", "-", input='{"tenant_id": 1, "event": "a", "units": 2}\n')

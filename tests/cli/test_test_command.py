@@ -152,6 +152,13 @@ def test_mistakes_in_a_file_are_reported_with_their_place(cli: Cli, test: str, w
     assert "tests/usage.yaml:2:" in outcome.err and all(word in outcome.err for word in words), outcome.err
 
 
+def test_a_parameter_that_the_endpoint_does_not_have_fails_the_test(cli: Cli) -> None:
+    """The test would pass without it, and show nothing about the parameter that was meant."""
+    cli.write({"tests/usage.yaml": FIXTURES + PASSING.replace("tenant: 8\n", "tenant: 8\n    params: {sinse: 3}\n")})
+    outcome = cli("test", code=1)
+    assert "RK4029" in outcome.out and "sinse" in outcome.out and "1 of 2 tests failed" in outcome.out
+
+
 def test_no_tests_is_an_error(cli: Cli) -> None:
     assert "RK7002" in cli("test", "-k", "unknown", code=2).err
     (cli.directory / "tests/usage.yaml").unlink()

@@ -12,12 +12,16 @@ from tests.cli.commands import Cli, for_server
 from tests.support.server import Server, running
 
 TEMPLATE = "sql: SELECT {{ Int8(a, 1) }} AS a, {{ Array(several, 'String', 'x') }} AS several\n"
+CHOICES = """
+sql: SELECT {{ String(order, 'asc', enum=['asc', 'desc']) }} AS a, {{ Array(sizes, 'Int8', '1') }} AS b
+parameters: [{name: sizes, type: Array(Int8), enum: [1, 2]}]
+"""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("silent")) as server:
-        server.push({**FILES, "endpoints/one.yaml": TEMPLATE})
+        server.push({**FILES, "endpoints/one.yaml": TEMPLATE, "endpoints/two.yaml": CHOICES})
         server.tenant("1", "tables")
         yield server
 
@@ -25,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
     cli = for_server(server, tmp_path)
-    cli.write({**FILES, "endpoints/one.yaml": TEMPLATE})
+    cli.write({**FILES, "endpoints/one.yaml": TEMPLATE, "endpoints/two.yaml": CHOICES})
     return cli
 
 
@@ -43,6 +47,8 @@ def test_a_token_with_an_unused_fixed_parameter_is_refused(cli: Cli) -> None:
 def test_ignored_arguments_of_an_endpoint_are_reported(cli: Cli) -> None:
     ignored = cli("get", "one", "b=1", "c=x y", "--format", "csv")
     assert "b, c" in ignored.err and ignored.out.startswith('"a"')
+    assert "b, c" in cli("explain", "one", "b=1", "c=x y").err
+    assert cli("explain", "one", "a=1", "b=1", "--json").json["ignored_parameters"] == ["b"]
     assert "two values" in cli("get", "one", "a=1", "a=2", code=1).err
     assert "RK7002" in cli("get", "one", "=3", code=2).err
     assert cli("get", "one", "several=p", "several=q", "--format", "ndjson").out == '{"a":1,"several":["p","q"]}\n'
@@ -110,13 +116,72 @@ def test_an_invalid_setting_is_named_with_its_value(tmp_path: Path, setting: str
     assert expected in output and f"ROOKERY_{setting}" in output
 
 
+@pytest.mark.parametrize("command", ["get one", "sql SELECT+1+AS+a"])
+def test_a_format_is_never_ignored(cli: Cli, command: str) -> None:
+    words = [w.replace("+", " ") for w in command.split()]
+    for given in ("xml", "csv", "ndjson"):
+        assert "RK7002" in cli(*words, "--format", given, "--json", code=2).text
+    assert cli(*words, "--format", "json", "--json").json["data"][0]["a"] == 1
+    assert cli(*words, "--format", "csv").out.startswith('"a"')
+
+
+@pytest.mark.parametrize("option", ["--url", "--token", "--project", "-C", "--data"])
+def test_an_empty_value_of_a_global_option_is_refused(cli: Cli, option: str) -> None:
+    """A script whose variable is not set would otherwise use another server or project than it names."""
+    forms = [[option, ""], [f"{option}="]] if option.startswith("--") else [[option, ""]]
+    for words in forms:
+        assert option in cli("tenant", "ls", *words, code=2).err
+    assert cli("get", "one", "--", "a=2").out.startswith("a")
+
+
+def test_an_option_without_effect_is_refused(cli: Cli) -> None:
+    assert "RK7002" in cli("tenant", "rm", "1", "--allow-destructive", "daily", code=2).err
+    assert [t["id"] for t in cli("tenant", "ls", "--json").json] == ["1"]
+
+
+def test_a_purge_that_finds_nothing_is_reported(cli: Cli) -> None:
+    """The id may be misspelled, and the sender of the command would believe that the rows are gone."""
+    refused = cli("tenant", "rm", "11", "--purge", code=7)
+    assert "RK3004" in refused.err and "did you mean `1`" in refused.err
+    cli("tenant", "add", "2")
+    for _ in range(2):
+        cli("tenant", "rm", "2", "--purge")
+
+
+def test_a_token_that_cannot_be_sent_is_refused_before_the_request(cli: Cli) -> None:
+    for token in ("tökén", "a\nb", "a b"):
+        refused = cli("tenant", "ls", "--token", token, code=2)
+        assert "RK7002" in refused.err and "token" in refused.err and token not in refused.err
+    read_from_file = cli.environment["ROOKERY_TOKEN"] + "\n"
+    cli("tenant", "ls", ROOKERY_TOKEN=read_from_file)
+
+
+def test_a_resource_that_is_no_endpoint_is_described(cli: Cli) -> None:
+    """Its file exists, but it has been pushed."""
+    for name in ("events", "usage_pipe"):
+        refused = cli("get", name, code=7).err
+        assert "RK4008" in refused and "not pushed" not in refused and "rookery sql" in refused
+    cli.write({"endpoints/later.yaml": "sql: SELECT 1 AS one\n"})
+    assert "later.yaml is not pushed yet" in cli("get", "later", code=7).err
+
+
+def test_an_empty_result_has_its_header(cli: Cli) -> None:
+    empty = cli("sql", "SELECT 1 AS a, 'x' AS b WHERE 0")
+    assert (empty.out, "no rows" in empty.err) == ("a\tb\n", True)
+    assert cli("sql", "SELECT 1 AS a WHERE 0", "--json").json["data"] == []
+
+
 def test_an_unusable_token_is_refused(cli: Cli) -> None:
     value = cli("token", "mint", "web", "--scope", "PIPES:READ:one", "--fixed", "one:a=z", code=1)
     assert value.out == "" and "RK4018" in value.err and "`a`" in value.err and "Int8" in value.err
+    for fixed in ("two:order=up", "two:sizes=1,3"):
+        made = cli("token", "mint", "web", "--scope", "PIPES:READ:two", "--fixed", fixed, code=1)
+        assert made.out == "" and "RK4018" in made.err and "one of" in made.err
+    cli("token", "mint", "web", "--scope", "PIPES:READ:two", "--fixed", "two:order=desc", "--fixed", "two:sizes=1,2")
     for command in ("mint", "create"):
         for condition in ("sleep(1)", "tenant_id =", "nothing = 1"):
-            made = cli("token", command, "web", "--scope", f"DATASOURCES:READ:events:{condition}", code=5)
-            assert made.out == "" and "RK4015" in made.err
+            made = cli("token", command, "web", "--scope", f"DATASOURCES:READ:events:{condition}", code=1)
+            assert made.out == "" and "RK4018" in made.err and "hint" in made.err
 
 
 def test_the_error_for_a_node_that_reads_a_later_one(tmp_path: Path) -> None:

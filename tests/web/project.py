@@ -121,6 +121,12 @@ parameters:
   - {name: count, type: Int32, default: 7}
   - {name: must, type: String, required: true}
 """,
+    "pipes/sized.yaml": """
+sql: SELECT {{ Array(sizes, 'String', 'small') }} AS sizes, {{ Int32(level, 1) }} AS level
+parameters:
+  - {name: sizes, type: Array(String), enum: [small, large]}
+  - {name: level, type: Int32, enum: [1, 2]}
+""",
     "pipes/through.yaml": """
 sql: SELECT size, n, must FROM declared
 """,

@@ -203,6 +203,14 @@ def test_required_enum_default_and_declared_parameters(server: Server, token: st
     assert "`order`" in refused(server.get("/v0/pipes/chosen.json?order=up", token), 400, "RK4006")["error"]
 
 
+def test_each_item_of_a_declared_array_must_be_in_its_enum(server: Server) -> None:
+    token = server.admin_token
+    for query, sizes in (("sizes=small,large", ["small", "large"]), ("sizes=large&sizes=small", ["large", "small"])):
+        assert data(server.get(f"/v0/pipes/sized.json?{query}&level=02", token)) == [{"sizes": sizes, "level": 2}]
+    for query in ("sizes=small,huge", "sizes=", "level=3"):
+        refused(server.get(f"/v0/pipes/sized.json?{query}", token), 400, "RK4006")
+
+
 def test_parameters_can_have_any_name(server: Server, token: str) -> None:
     assert data(server.get("/v0/pipes/reserved_words.json?from=x&tag=y", token)) == [{"a": "x", "b": "y"}]
 
