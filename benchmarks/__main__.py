@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.report import RESULTS, console
 
 ALL = ("endpoints", "ingest", "fanout", "routing", "gateway", "lanes", "many", "memory")
-LONG = ("crash", "faults", "recovery")
+LONG = ("crash", "faults", "recovery", "first_endpoint")
 """Run only when they are named."""
 
 

@@ -49,6 +49,8 @@ async def tenant_route(request: Request) -> Response:
     if purge:
         require_admin(request.scope, "erase a tenant's rows")
     allow = [n for n in request.query_params.get("allow", "").split(",") if n]
+    if allow and not purge:
+        raise RookeryError(BAD_REQUEST, "`allow` has no effect without `purge`", hint="purge=true")
 
     def remove(report: Report) -> None:
         tenants.remove(services.workspace, tenant, purge=purge, allow=allow, progress=report)

@@ -134,7 +134,8 @@ def test_an_empty_value_of_a_global_option_is_refused(cli: Cli, option: str) -> 
     assert cli("get", "one", "--", "a=2").out.startswith("a")
 
 
-def test_an_option_without_effect_is_refused(cli: Cli) -> None:
+def test_an_option_without_effect_is_refused(cli: Cli, server: Server) -> None:
+    assert server.admin("DELETE", "/v0/tenants/1?allow=daily").json()["code"] == "RK4009"
     assert "RK7002" in cli("tenant", "rm", "1", "--allow-destructive", "daily", code=2).err
     assert [t["id"] for t in cli("tenant", "ls", "--json").json] == ["1"]
 
