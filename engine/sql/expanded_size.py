@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.errors import TOO_COMPLEX, RookeryError
+from engine.sql.constant_work import ANY_COLUMN, COLUMN_MARK, WORK_PER_PART, Lengths
 
 MAX_EXPANDED_PARTS = 50_000
 """Maximum number of parts (nodes of the expanded tree) of a statement."""
@@ -38,10 +39,23 @@ class Extent:
     """Columns of the result."""
     values: Mapping[str, int] = field(default_factory=dict)
     """Column name → elements in one value of the column, if more than one."""
+    lengths: Mapping[str, Lengths] = field(default_factory=dict)
+    """Column name → length of its value, for constants that are long."""
+    passed: frozenset[str] = frozenset()
+    """Bound names whose columns are columns of the result."""
 
     def evaluated(self, names: Mapping[str, Extent]) -> Extent:
         """The extent as plain numbers, given the extents of the bound names."""
-        return Extent({"": _evaluated(self.parts, names)}, {"": _evaluated(self.columns, names)}, self.values)
+        lengths = {c: number for c, length in self.lengths.items() if (number := _length(length, names))}
+        for name in self.passed & names.keys():
+            for column, length in names[name].lengths.items():
+                lengths[column] = max(lengths.get(column, 0), length.get("", 0))
+        return Extent(
+            {"": _evaluated(self.parts, names)},
+            {"": _evaluated(self.columns, names)},
+            self.values,
+            {column: {"": number} for column, number in lengths.items()},
+        )
 
 
 class HasColumns(Protocol):
@@ -115,10 +129,25 @@ def _shown(number: int) -> str:
     return f"{number:,}" if number < MAX_NUMBER else "very many"
 
 
+def _length(length: Lengths, names: Mapping[str, Extent]) -> int:
+    """A length as a number. Columns without a known length are short."""
+    numbers = [length.get("", 0)]
+    for key in length:
+        name, _, column = key.partition(COLUMN_MARK)
+        if key == ANY_COLUMN:
+            numbers += [n.get("", 0) for known in names.values() for n in known.lengths.values()]
+        elif column and name in names:
+            numbers.append(names[name].lengths.get(column, {}).get("", 0))
+    return max(numbers)
+
+
 def _evaluated(sum: Sum, names: Mapping[str, Extent]) -> int:
     """A linear sum as a number. Names without a known extent count as nothing."""
     total = sum.get("", 0)
     for name, times in sum.items():
+        if COLUMN_MARK in name:
+            total += times * _length({name: 1}, names) // WORK_PER_PART
+            continue
         known = names.get(name.removesuffix(COLUMNS_SUFFIX))
         if known is not None:
             total += times * (known.columns if name.endswith(COLUMNS_SUFFIX) else known.parts).get("", 0)

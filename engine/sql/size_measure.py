@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from engine.errors import TOO_COMPLEX, RookeryError
-from engine.sql.argument_bounds import GROWING
+from engine.sql.constant_work import (
+    ANY_COLUMN,
+    MAX_COLUMNS,
+    NOTHING,
+    WORK_PER_PART,
+    Cost,
+    Lengths,
+    add_work,
+    column_key,
+    cost_of_call,
+    cost_of_literal,
+    longest,
+)
 from engine.sql.expanded_size import COLUMNS_SUFFIX, MAX_NUMBER, TABLE_PARTS, Extent, Sum, table_extent
 from engine.sql.functions import MEMBERSHIP
 from engine.sql.tree import Node, members
@@ -17,10 +29,6 @@ MAX_NESTING = 100
 """Maximum nesting of subqueries, and of aliases defined by other aliases."""
 GROUPING_SET_PARTS = 20
 """The cost of a grouping set in addition to its keys, in parts."""
-LONG_VALUE_PARTS = 500
-"""The cost of a call that makes a long value, in parts: the engine calculates constants while it plans."""
-SHORT_VALUE = 10_000
-"""Largest number in a call up to which its value is not long."""
 
 _CONSTRUCTORS = frozenset({"tuple", "map", "mapfromarrays", "arrayzip", "arrayzipunaligned", "tupleconcat", "array"})
 """Functions whose result contains the elements of all of their arguments."""
@@ -42,6 +50,16 @@ def extent(root: Node) -> Extent:
     return _Measure().query(root, {}, ())
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """An expression, measured."""
+
+    parts: Sum
+    number: int
+    """Elements of its value."""
+    cost: Cost
+
+
 @dataclass(slots=True)
 class _Select:
     """One SELECT while it is measured."""
@@ -52,8 +70,8 @@ class _Select:
     """The aliases that are defined by WITH. Subqueries see only these."""
     tables: Mapping[str, Extent] = field(default_factory=dict)
     """The visible WITH queries."""
-    measured: dict[str, tuple[Sum, int]] = field(default_factory=dict)
-    """Alias → parts and elements, once measured."""
+    measured: dict[str, _Measured] = field(default_factory=dict)
+    """The aliases that are measured."""
     entered: set[str] = field(default_factory=set)
     """Aliases that are currently being measured. Inside its own expression, an alias means a column."""
     columns: Sum = field(default_factory=dict)
@@ -62,6 +80,16 @@ class _Select:
     """Table name or alias → its columns."""
     values: dict[str, int] = field(default_factory=dict)
     """Column → elements in one value."""
+    lengths: dict[str, Lengths] = field(default_factory=dict)
+    """Column → length of its value, for constants that are long."""
+    bound: set[str] = field(default_factory=set)
+    """The bound names that it reads, directly or through `*`."""
+
+    def length_of(self, column: str) -> Lengths:
+        """The length of a column's value."""
+        bound = self.bound if len(self.bound) < MAX_COLUMNS else ()
+        others = {column_key(name, column): 1 for name in bound} or dict.fromkeys([ANY_COLUMN] * bool(self.bound), 1)
+        return longest([self.lengths.get(column, {}), others])
 
 
 _Selects = tuple[_Select, ...]
@@ -92,7 +120,15 @@ class _Measure:
         # UNION matches columns by position, so a column may have the largest value of any branch.
         widest = max((v for query_extent in extents for v in query_extent.values.values()), default=1)
         names = {n for query_extent in extents for n in query_extent.values}
-        return Extent(parts, extents[0].columns if extents else {}, dict.fromkeys(names, widest))
+        length = longest(v for query_extent in extents for v in query_extent.lengths.values())
+        long_names = {n for query_extent in extents for n in query_extent.lengths}
+        return Extent(
+            parts,
+            extents[0].columns if extents else {},
+            dict.fromkeys(names, widest),
+            dict.fromkeys(long_names, length),
+            frozenset(n for query_extent in extents for n in query_extent.passed),
+        )
 
     def _enter(self) -> None:
         """Count one more level of nesting. Raises RK4040 beyond MAX_NESTING, before Python's own stack ends."""
@@ -129,22 +165,29 @@ class _Measure:
         inside = (*selects, select)
         columns: Counter[str] = Counter()
         values: dict[str, int] = {}
+        lengths: dict[str, Lengths] = {}
+        passed: set[str] = set()
         for item in members(node.get("select")):
-            more, number = self._item(item, inside)
-            _add(parts, more)
+            measured = self._item(item, inside)
+            number = measured.number
+            _add(parts, measured.parts)
             _add(columns, _width(item, select, number))
             if item["type"].endswith(("Asterisk", "Matcher")):
                 values |= {n: max(v, number) for n, v in select.values.items()}
+                lengths |= select.lengths
+                passed |= select.bound
             elif number > 1:
                 values[_name(item)] = max(number, values.get(_name(item), 1))
+            if measured.cost.length:
+                lengths[_name(item)] = longest([measured.cost.length, lengths.get(_name(item), {})])
         for key, child in node.items():
             if key not in ("select", "tables"):
-                _add(parts, self._expression(child, inside)[0])
+                _add(parts, self._expression(child, inside).parts)
         parts[""] += _grouping(node)
-        return Extent(parts, columns, values)
+        return Extent(parts, columns, values, lengths, frozenset(passed))
 
-    def _item(self, item: Node, selects: _Selects) -> tuple[Sum, int]:
-        """The parts and elements of a SELECT item. Inside the item, its own alias means a column."""
+    def _item(self, item: Node, selects: _Selects) -> _Measured:
+        """A SELECT item. Inside the item, its own alias means a column."""
         alias = str(item.get("alias", ""))
         select = selects[-1]
         return (
@@ -165,12 +208,15 @@ class _Measure:
             select.columns_by_table[name] = extent.columns
             for column, number in extent.values.items():
                 select.values[column] = max(number, select.values.get(column, 1))
+            for column, length in extent.lengths.items():
+                select.lengths[column] = longest([length, select.lengths.get(column, {})])
+            select.bound |= extent.passed
         select.columns = columns
         joined = len(elements)
         parts[""] += 3 * joined * joined
         for element in elements:
             for key in ("table_join", "array_join"):
-                _add(parts, self._expression(element.get(key), (*selects, select))[0])
+                _add(parts, self._expression(element.get(key), (*selects, select)).parts)
 
     def _table(self, table: Node, select: _Select, selects: _Selects) -> tuple[Extent, str]:
         """A table's extent, and the name by which its columns can be qualified."""
@@ -181,7 +227,7 @@ class _Measure:
         if "subquery" in table:
             return self._subquery(source, select.tables, selects), name
         if "table_function" in table:
-            parts, _ = self._expression(source.get("arguments"), selects)
+            parts = self._expression(source.get("arguments"), selects).parts
             return Extent(Counter({"": TABLE_PARTS}) + Counter(parts), {"": 1}), name
         return self._named_table(str(source["name"]), select.tables), name
 
@@ -189,49 +235,62 @@ class _Measure:
     def _named_table(name: str, tables: Mapping[str, Extent]) -> Extent:
         extent = tables.get(name)
         if extent is None:
-            return Extent({"": 1, name: 1}, {name + COLUMNS_SUFFIX: 1})
+            return Extent({"": 1, name: 1}, {name + COLUMNS_SUFFIX: 1}, passed=frozenset([name]))
         parts = Counter({"": 1})
         _add(parts, extent.parts)
-        return Extent(parts, extent.columns, extent.values)
+        return replace(extent, parts=parts)
 
-    def _expression(self, root: object, selects: _Selects) -> tuple[Sum, int]:
-        """The parts of an expression or a list of them, and the number of elements of its value.
+    def _expression(self, root: object, selects: _Selects) -> _Measured:
+        """An expression or a list of them.
 
         Nodes are visited from the leaves up, without recursion, because expressions can be deeply nested.
         """
         order = _with_parents(root)
         parts: Counter[str] = Counter()
-        below: list[list[int]] = [[] for _ in order]
-        number = 1
+        below: list[list[tuple[Node, _Measured]]] = [[] for _ in order]
+        work: Counter[str] = Counter()
+        measured = _Measured({}, 1, NOTHING)
+        arguments = _lambda_arguments(order)
         for at in range(len(order) - 1, -1, -1):
             node, parent = order[at]
-            more, number = self._node(node, below[at], selects)
+            if node["type"] == "Identifier" and str(node.get("name", "")).partition(".")[0] in arguments[at]:
+                measured = _Measured({"": 1}, 1, NOTHING)
+            else:
+                measured = self._node(node, below[at], selects)
             # The engine plans a subquery of IN a second time, separately, to use it with indexes.
             twice = node["type"] == "Subquery" and parent >= 0 and _is_membership(order[parent][0])
-            _add(parts, more, 1 + twice)
+            _add(parts, measured.parts, 1 + twice)
             if parent >= 0:
-                below[parent].append(number)
-        return parts, number
+                below[parent].append((node, measured))
+            else:
+                add_work(work, measured.cost.work)
+        # The work of a part in a lambda is multiplied on the way to the root, so it is counted there.
+        _add(parts, work | {"": work[""] // WORK_PER_PART})
+        return _Measured(parts, measured.number, replace(measured.cost, work=work))
 
-    def _node(self, node: Node, below: list[int], selects: _Selects) -> tuple[Sum, int]:
-        """A node's own parts, and its number of elements, given those of its child nodes."""
+    def _node(self, node: Node, children: list[tuple[Node, _Measured]], selects: _Selects) -> _Measured:
+        """A node with its own parts, given its child nodes."""
         kind, name = str(node.get("type", "")), str(node.get("name", "")).lower()
+        below = [child.number for _, child in children]
         if kind == "Subquery":
             extent = self._subquery(node, selects[-1].tables if selects else {}, selects)
-            return extent.parts, max(extent.values.values(), default=1)
+            lengths = longest([*extent.lengths.values()])
+            return _Measured(extent.parts, max(extent.values.values(), default=1), Cost(lengths))
         if kind == "Identifier":
             return self._identifier(str(node.get("name", "")), selects)
         if kind.endswith(("Asterisk", "Matcher")):
-            return _listed_columns(node, below, selects)
-        if kind == "Function" and name in _SCALARS:
-            return {"": 1, **self._membership(node, selects)}, 1
+            return _Measured(*_listed_columns(node, below, selects), Cost(is_fixed=False))
+        is_scalar = kind == "Function" and name in _SCALARS
+        cost = _cost(node, [(argument, child.cost) for argument, child in children], is_scalar=is_scalar)
+        if is_scalar:
+            return _Measured({"": 1, **self._membership(node, selects)}, 1, cost)
         number = max(below, default=1)
         if kind == "Function" and name in _CONSTRUCTORS:
             number = max(1, sum(below))
         elif kind == "Function" and any(a.get("is_lambda_function") for a in members(node.get("arguments"))):
             # The lambda's result, for each element that the lambda receives.
             number = prod(below)
-        return {"": LONG_VALUE_PARTS if _is_long_value(node) else 1}, min(number, MAX_NUMBER)
+        return _Measured({"": 1}, min(number, MAX_NUMBER), cost)
 
     def _membership(self, node: Node, selects: _Selects) -> Sum:
         """The parts that a table on the right of IN adds."""
@@ -242,8 +301,8 @@ class _Measure:
         known = selects[-1].tables.get(name)
         return known.parts if known is not None else {name: 1}
 
-    def _identifier(self, name: str, selects: _Selects) -> tuple[Sum, int]:
-        """The parts and elements of a name: an alias of an enclosing SELECT, or else a column."""
+    def _identifier(self, name: str, selects: _Selects) -> _Measured:
+        """A name: an alias of an enclosing SELECT, or else a column."""
         for select in reversed(selects):
             # In a subquery, a name means a column of its tables, or an outer alias that WITH defines.
             known = (
@@ -253,10 +312,12 @@ class _Measure:
             if alias in known and alias not in select.entered:
                 return self._alias(alias, select, selects[: selects.index(select) + 1])
         column = name.rpartition(".")[2]
-        return {"": 1}, max((select.values.get(column, 1) for select in selects), default=1)
+        number = max((select.values.get(column, 1) for select in selects), default=1)
+        length = longest(select.length_of(column) for select in selects)
+        return _Measured({"": 1}, number, Cost(length, is_fixed="" in length))
 
-    def _alias(self, alias: str, select: _Select, selects: _Selects) -> tuple[Sum, int]:
-        """The parts and elements of the expression behind an alias, measured at its first use."""
+    def _alias(self, alias: str, select: _Select, selects: _Selects) -> _Measured:
+        """The expression behind an alias, measured at its first use."""
         if alias not in select.measured:
             select.entered.add(alias)
             self._enter()
@@ -302,13 +363,29 @@ def _with_parents(root: object) -> list[tuple[Node, int]]:
     return order
 
 
-def _is_long_value(node: Node) -> bool:
-    """Whether a call can make a long value: the length is not written in the SQL, or is large."""
-    if node.get("type") != "Function" or str(node.get("name", "")).lower() not in GROWING:
-        return False
-    literals = [a["value"]["value"] for a in members(node.get("arguments")) if isinstance(a.get("value"), dict)]
-    numbers = [abs(int(v)) for v in literals if str(v).lstrip("-").isdecimal()]
-    return not numbers or max(numbers) > SHORT_VALUE
+def _cost(node: Node, below: list[tuple[Node, Cost]], *, is_scalar: bool) -> Cost:
+    """The cost of a node that is neither a name nor a subquery."""
+    kind = node.get("type")
+    if kind == "Literal":
+        return cost_of_literal(node)
+    if kind == "Function" and not node.get("is_lambda_function"):
+        return cost_of_call(node, below, is_scalar=is_scalar)
+    work: Counter[str] = Counter()
+    for _, cost in below:
+        add_work(work, cost.work)
+    return Cost(longest(cost.length for _, cost in below), work, all(cost.is_fixed for _, cost in below))
+
+
+def _lambda_arguments(order: list[tuple[Node, int]]) -> list[frozenset[str]]:
+    """For each node, the names that are arguments of the lambdas around it."""
+    names: list[frozenset[str]] = []
+    for node, parent in order:
+        outer = names[parent] if parent >= 0 else frozenset[str]()
+        if node.get("is_lambda_function"):
+            arguments = members(node.get("arguments"))
+            outer |= {str(a.get("name")) for a in members(arguments[0].get("arguments"))} if arguments else set()
+        names.append(outer)
+    return names
 
 
 def _is_membership(node: Node) -> bool:
