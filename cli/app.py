@@ -185,7 +185,7 @@ def without_value(arguments: list[str]) -> str | None:
 
 
 def unfinished(arguments: list[str]) -> str | None:
-    """The group of commands in a command line that names none of its commands; None otherwise."""
+    """The command group that a command line ends with, such as `rookery token`; None if it names a command."""
     command: object = _COMMAND
     name = "rookery"
     pending = list(arguments)

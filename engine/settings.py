@@ -24,7 +24,7 @@ from engine.errors import SETTING, Code, RookeryError, published_page
 
 MIB = 1 << 20
 PREFIX = "ROOKERY_"
-"""How the names of environment variables with settings begin."""
+"""Prefix of the environment variables with settings."""
 HOME = ".rookery"
 """Name of the directory that holds an installation's private files."""
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")

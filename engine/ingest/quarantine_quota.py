@@ -78,7 +78,7 @@ class QuarantineQuota:
         """Read a writer's usage from the table. Ids of 16 characters are of an earlier version and have no prefix."""
         table = quarantine.table_of(self._workspace, append.datasource).sql()
         result = self._workspace.warehouse.query(
-            # The prefixes of two of very many tenants may be equal.
+            # With very many tenants, two of them may have the same prefix.
             f"SELECT count(), sum(length(c__text) + length(c__header)) FROM {table} "
             "WHERE startsWith(c__id, {m:String}) AND length(c__id) > 16 AND c__writer = {w:String}",
             {"m": id_prefix(append.writer), "w": append.bound_tenant or ""},

@@ -138,7 +138,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _object_error(value: bytes) -> str:
-    """What is wrong with a value from which columns take theirs."""
+    """What is wrong with an object from which several columns take their values."""
     if error := _syntax_error(value):
         return error
     if not value.startswith(b"{"):
