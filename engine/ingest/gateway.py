@@ -242,7 +242,7 @@ class Gateway:
         """
         results: Results = {}
         try:
-            groups = deque(self._grouping.groups_of(appends, queue.failing, results))
+            groups = deque(self._grouping.groups_of(appends, queue.probation.writers, results))
         except BaseException as exc:
             # Every append must get a result; otherwise its caller would wait forever.
             error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
@@ -262,9 +262,9 @@ class Gateway:
                 attempt = self._attempt(group)
                 results |= attempt.results
                 groups.extendleft(reversed(attempt.remaining))
-                if attempt.results:
-                    # Without the lock: a lost update costs one batch that is stored separately.
-                    queue.failing.difference_update(writers)
+                if attempt.results and queue.probation:
+                    with self._lock:
+                        queue.probation.succeed(writers)
         return results, failed
 
     def _attempt(self, group: AppendGroup) -> Attempt:

@@ -27,7 +27,7 @@ class Grouping:
     def groups_of(self, appends: Sequence[Append], failing: Set[str], results: Results) -> list[AppendGroup]:
         """The groups of a batch that are stored together, in order. Adds results of repeated appends to `results`.
 
-        `failing` are writers whose latest rows were bad. First completes uncertain batches, before which nothing may
+        `failing` are writers whose rows were bad lately. First completes uncertain batches, before which nothing may
         be stored. Raises RK5013 or RK6008 if that fails, and the errors of the database.
         """
         datasource = appends[0].datasource

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from engine.ingest.batch import Append
 from engine.ingest.coalescing import ENOUGH_BYTES, CoalescingDelay, Waiting
+from engine.ingest.probation import Probation
 
 MAX_BATCH_BYTES = 8 << 20
 """Maximum size in bytes of the bodies that share one INSERT into the datasource."""
@@ -51,10 +52,8 @@ class IngestQueue:
     """Waiting appends by writer. The order of the keys is the order of turns."""
     held: dict[str, deque[AppendGroup]] = field(default_factory=dict)
     """Writers whose rows are being searched, with the groups that are still to be searched."""
-    failing: set[str] = field(default_factory=set)
-    """Writers whose latest rows had to be searched. Their appends are stored separately until one of their batches
-    has no bad rows.
-    """
+    probation: Probation = field(default_factory=Probation)
+    """Writers whose appends are stored separately, because their rows had to be searched lately."""
     running: Counter[str | None] = field(default_factory=Counter)
     """Batches that are being stored, by what their appends share (`Append.sharing`)."""
     size: int = 0
@@ -149,7 +148,7 @@ class IngestQueue:
             writer = group.appends[0].writer
             if writer not in self.held:
                 self.held[writer] = deque()
-                self.failing.add(writer)
+                self.probation.fail(writer)
                 new.append(writer)
             self.held[writer].append(group)
         return new

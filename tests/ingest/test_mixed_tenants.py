@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.ingest.batch import MAX_JOINED_BYTES, Append, AppendResult
+from engine.ingest.probation import MAX_BATCHES, Probation
 from engine.ingest.quarantine_quota import id_prefix
 from engine.ingest.values.staging import BOUND_TENANT_COLUMN
 from engine.warehouse.port import Input
@@ -234,3 +235,34 @@ def test_tenants_whose_ids_have_equal_digests_have_separate_quotas(
     bad = line(id="x", n="many")
     kept = [results(rookery, appends("numbers", [(tenant, bad)])) for tenant in (first, first, first, second)]
     assert [a.quarantined for ((a),) in kept if isinstance(a, AppendResult)] == [1, 1, 0, 1]
+
+
+def test_a_writer_that_alternates_bad_and_good_rows_shares_fewer_and_fewer_batches(rookery: Rookery) -> None:
+    """Each bad row in a shared batch splits it, which would delay the other writers in every second batch."""
+    writers = [str(200 + n) for n in range(8)]
+    splits = 0
+    for n in range(24):
+        bodies = [line(id="x", **({"n": "many"} if w == writers[3] and n % 2 == 0 else {})) for w in writers]
+        answers = results(rookery, appends("numbers", list(zip(writers, bodies, strict=True))))
+        batches = {
+            a.batch for a, w in zip(answers, writers, strict=True) if isinstance(a, AppendResult) and w != writers[3]
+        }
+        splits += len(batches) > 1
+    assert splits <= 3
+
+
+def test_bad_rows_are_forgotten_after_many_batches() -> None:
+    probation = Probation()
+    for _ in range(20):
+        probation.fail("a")
+        while "a" in probation.writers:
+            probation.succeed({"a", "b"})
+    probation.fail("a")
+    for _ in range(MAX_BATCHES):
+        assert "a" in probation.writers
+        probation.succeed({"a"})
+    assert "a" not in probation.writers
+    for _ in range(MAX_BATCHES):
+        assert probation
+        probation.succeed({"a"})
+    assert not probation
