@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from engine.cache import LruCache
 from engine.compiler.build import Build
+from engine.errors import Collector, RookeryError
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import nest_database
@@ -145,8 +146,15 @@ def _touched(version: int, tenants: Mapping[str, TenantRecord], before: Snapshot
 
 
 def parse_sources(sources: Mapping[str, DeployedFile]) -> Project:
-    """The project that consists of deployed files."""
-    return Project.of([_resource(s.text, s.file, n) for n, s in sources.items()])
+    """The project that consists of deployed files. Raises Problems that lists everything wrong in all of them."""
+    problems, resources = Collector(), []
+    for name, source in sources.items():
+        try:
+            resources.append(_resource(source.text, source.file, name))
+        except RookeryError as problem:
+            problems.add(problem)
+    problems.raise_if_any()
+    return Project.of(resources)
 
 
 @lru_cache(maxsize=10_000)

@@ -123,3 +123,22 @@ def test_queries_corrected_as_the_hints_say(inbox: Server) -> None:
     assert problems(inbox, "SELECT sum(p.units) AS units FROM ported AS p WHERE p.units > 1") == []
     assert problems(inbox, "SELECT e.user FROM (SELECT user FROM ported) AS e") == []
     assert problems(inbox, "SELECT {% if defined(kind) %}1{% else %}2{% end %} AS a") == []
+
+
+def test_the_problems_of_all_files_are_reported_together(inbox: Server) -> None:
+    files = [
+        {"name": "select", "file": "endpoints/select.yaml", "text": "sql: SELECT 1 AS a\n"},
+        {"name": "a.b", "file": "datasources/a.b.yaml", "text": ROWS},
+        {"name": "typo", "file": "datasources/typo.yaml", "text": ROWS.replace("sorting_key", "sort")},
+        {"name": "broken", "file": "endpoints/broken.yaml", "text": "sql: [\n"},
+        {"name": "good", "file": "endpoints/good.yaml", "text": "sql: SELECT 1 AS a\n"},
+    ]
+    answer = inbox.admin("POST", "/v0/push", json={"files": files})
+    assert answer.status_code == 400
+    found = [(p["code"], p["place"].split(":")[0]) for p in answer.json()["errors"]]
+    assert found == [
+        ("RK1006", "endpoints/select.yaml"),
+        ("RK1006", "datasources/a.b.yaml"),
+        ("RK1003", "datasources/typo.yaml"),
+        ("RK1001", "endpoints/broken.yaml"),
+    ]
