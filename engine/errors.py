@@ -231,6 +231,7 @@ POOLED_ONLY = Code("RK2017", 400, "pipe reads only the rows of pooled tenants")
 BRANCH = Code("RK2020", 400, "template branch refers to something that does not exist")
 SAMPLE = Code("RK2021", 400, "node not checked because a sample value is missing")
 SHORT_LIFE = Code("RK2023", 400, "TTL exceeds the range of its date type")
+RAW_STATE = Code("RK2024", 400, "endpoint returns the state of an aggregate function")
 CHANGE_REFUSED = Code("RK2030", 400, "database refuses to change the table")
 BAD_DECLARATION = Code("RK2022", 400, "parameter declaration does not match the template")
 

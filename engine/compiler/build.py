@@ -27,6 +27,7 @@ from engine.compiler.expiry_check import ExpiryCheck, expiry_check
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
+from engine.compiler.state_columns import warn_of_raw_states
 from engine.compiler.targets import check_target
 from engine.compiler.ttl_overflow import overflowing_ttls
 from engine.errors import (
@@ -242,6 +243,7 @@ def _analyze(state: BuildState) -> None:
                 check_target(state, pipe, pipe.target)
             elif pipe.kind == "endpoint":
                 warn_of_one_tenants_rows(state, pipe)
+                warn_of_raw_states(state, pipe)
             _warn_of_tenant_parameters(state, pipe)
             state.warnings.extend(declaration_warnings(written, parameter_names(state.pipes, name)))
         except RookeryError as exc:
