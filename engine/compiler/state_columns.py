@@ -19,7 +19,7 @@ def warn_of_raw_states(state: BuildState, pipe: CompiledPipe) -> None:
     state.warnings.append(
         RookeryError(
             RAW_STATE,
-            f"endpoint `{pipe.name}` returns the state of an aggregate function in `{columns[0].name}`, not its value",
+            f"endpoint `{pipe.name}` returns a state of an aggregate function, not its value: `{columns[0].name}`",
             hint=f"merge the states with GROUP BY: {_merged(columns[0])}",
             place=pipe.place,
         )
