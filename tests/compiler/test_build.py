@@ -24,7 +24,7 @@ CASES: list[tuple[str, dict[str, str], Code, str]] = [
     ("a default that reads a file", _columns(**{"now()": "file('x')"}), errors.FUNCTION_REFUSED, "events.yaml:5:"),
     ("a default that is more than one", _columns(**{"now()": "'1, 2'"}), errors.SQL_REFUSED, "events.yaml:5:"),
     ("an unknown column", {**BASE, "usage": "sql: SELECT dya FROM daily\n"}, errors.SQL_SEMANTICS, "usage.yaml:1:13"),
-    ("an unknown table", {**BASE, "usage": "sql: SELECT 1 FROM dayly\n"}, errors.UNKNOWN_TABLE, "usage.yaml:1:6"),
+    ("an unknown table", {**BASE, "usage": "sql: SELECT 1 FROM dayly\n"}, errors.UNKNOWN_TABLE, "usage.yaml:1:20"),
     ("a syntax error", {**BASE, "usage": "sql: |\n  SELECT\n  1 FRM daily\n"}, errors.SQL_SYNTAX, "usage.yaml:3"),
     ("a circle", {**BASE, "a": "sql: SELECT * FROM b\n", "b": "sql: SELECT * FROM a\n"}, errors.CYCLE, ""),
     (
