@@ -35,14 +35,14 @@ def _queries() -> Iterator[str]:
 
 def _labels() -> dict[str, set[str]]:
     """The labels of each sample that the server can send, by its name."""
-    found: dict[str, set[str]] = {"up": set()}
+    labels_by_metric: dict[str, set[str]] = {"up": set()}
     for metric in metrics.REGISTRY.collect():
         own = next((m for m in vars(metrics).values() if getattr(m, "_name", None) == metric.name), None)
         labels = set(getattr(own, "_labelnames", ()))
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(metric.type, ("",))
         for ending in endings:
-            found[metric.name + ending] = labels | ({"le"} if ending == "_bucket" else set())
-    return found
+            labels_by_metric[metric.name + ending] = labels | ({"le"} if ending == "_bucket" else set())
+    return labels_by_metric
 
 
 @pytest.mark.parametrize("query", list(_queries()))

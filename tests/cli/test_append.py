@@ -164,9 +164,9 @@ def test_a_file_that_failed_in_a_later_batch_can_be_resent_under_its_key(cli: Cl
     written(file, rows)
     send = ("append", "events", file.name, "--key", f"a {kind} file", "--token", token)
     assert "RK5003" in cli(*send, code=5).err
-    found = server.sql(FACTS)[0]
-    assert found["n"] == found["u"] and found["two"] == 0
-    assert found["n"] < many
+    facts = server.sql(FACTS)[0]
+    assert facts["n"] == facts["u"] and facts["two"] == 0
+    assert facts["n"] < many
     rows[many - 5]["tenant_id"] = 1
     written(file, rows)
     for repeated in (False, True):

@@ -32,8 +32,8 @@ def test_keys_and_indexes_can_use_columns_named_like_functions(tmp_path: Path) -
         rookery.add("1")
         rows = [{"tenant_id": 1, "user": u, "schema": "s", "database": "d"} for u in ("zoe", "ann", "zoe")]
         assert rookery.append(rows).rows == 3
-        found = rookery.rows(f"SELECT user, sum(n) FROM {rookery.nest('1')}.latest GROUP BY user ORDER BY user")
-        assert found == [("ann", 1), ("zoe", 2)]
+        sums = rookery.rows(f"SELECT user, sum(n) FROM {rookery.nest('1')}.latest GROUP BY user ORDER BY user")
+        assert sums == [("ann", 1), ("zoe", 2)]
         for key in ("upper(user)", "user()"):
             with pytest.raises(RookeryError, match="RK2003"):
                 rookery.push({"datasources/other.yaml": EVENTS.replace('user, "`schema`"', f'"{key}"')})

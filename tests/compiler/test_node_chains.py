@@ -47,8 +47,8 @@ def test_random_chains_are_checked_and_return_what_python_computes(workspace: Wo
         for _ in range(CALLS):
             request = pipe.request(random)
             expected = sorted(r.id for r in pipe.rows(request))
-            found = sorted(i for (i,) in _answer(workspace, build, pipe.name, request, "id"))
-            assert found == expected, f"{pipe.text}\n{request}"
+            ids = sorted(i for (i,) in _answer(workspace, build, pipe.name, request, "id"))
+            assert ids == expected, f"{pipe.text}\n{request}"
     pushed(workspace, {}, *[p.name for p in pipes], "events", prune=True)
 
 

@@ -74,14 +74,14 @@ def rows(text: str, heading: str) -> list[list[str]]:
     """The cells of the first table below a heading, header aside; escaped bars are text."""
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if (m := _HEADING.match(line)) and m[1].strip() == heading)
-    found: list[list[str]] = []
+    table_rows: list[list[str]] = []
     for line in lines[start + 1 :]:
         if line.startswith("|"):
             cells = [c.strip().replace("\\|", "|") for c in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
-            found.append(cells)
-        elif found or _HEADING.match(line):
+            table_rows.append(cells)
+        elif table_rows or _HEADING.match(line):
             break
-    return found[2:]
+    return table_rows[2:]
 
 
 def pages() -> list[Path]:

@@ -144,14 +144,14 @@ class Site:
         for hit in self.hits:
             if hit.session in chosen and hit.pathname == asked.get("pathname", hit.pathname):
                 of_page[hit.at.astimezone(zone).strftime(form)] += 1
-        found = []
+        kpi_rows = []
         for at in _series(asked["date_from"], asked["date_to"], hourly):
             key = at.strftime(form)
             sessions = per_date.get(key, [])
             bounces = [len(s) == 1 for s in sessions]
             seconds = [(s[-1].at - s[0].at).total_seconds() for s in sessions]
             views = of_page[key] if "pathname" in asked else sum(map(len, sessions))
-            found.append(
+            kpi_rows.append(
                 {
                     "date": key,
                     "visits": len(sessions),
@@ -160,7 +160,7 @@ class Site:
                     "avg_session_sec": _truncated(seconds),
                 }
             )
-        return found
+        return kpi_rows
 
     def pages(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
         """Pages of the filtered sessions, most visited first."""

@@ -53,8 +53,8 @@ class Expected:
 
     def per_month(self) -> list[dict[str, Any]]:
         return [
-            {"month": f"{month}-01", "reviews": len(found), "average_rating": sum(found) / len(found)}
-            for month, found in sorted(self.months.items())
+            {"month": f"{month}-01", "reviews": len(sums), "average_rating": sum(sums) / len(sums)}
+            for month, sums in sorted(self.months.items())
         ]
 
 
@@ -168,7 +168,7 @@ def test_the_load_is_complete_and_reported(
     assert len(expected) == VENDORS
     tenants = loaded.server.admin_json("GET", "/v0/tenants")["tenants"]
     assert {t["id"]: (t["placement"], t["state"], t["rows"]) for t in tenants} == {
-        vendor: (loaded.placement, "ready", len(found.ratings)) for vendor, found in expected.items()
+        vendor: (loaded.placement, "ready", len(sums.ratings)) for vendor, sums in expected.items()
     }
     assert sum(t["rows"] for t in tenants) == ROWS
     with capsys.disabled():
@@ -189,7 +189,7 @@ def test_the_nests_together_hold_every_row_once(loaded: Loaded, expected: dict[s
     nests = [loaded.server.admin_json("GET", f"/v0/tenants/{vendor}") for vendor in expected]
     held = {n["id"]: {t["name"]: t["rows"] for t in n["tables"]} for n in nests}
     assert {vendor: tables["reviews"] for vendor, tables in held.items()} == {
-        vendor: len(found.ratings) for vendor, found in expected.items()
+        vendor: len(sums.ratings) for vendor, sums in expected.items()
     }
     assert sum(tables["reviews"] for tables in held.values()) == ROWS
     summed = "SELECT uniqExact(month) AS months, sum(reviews) AS reviews FROM monthly_reviews"

@@ -88,7 +88,7 @@ class Visit:
 
 def visits(random: Random, sessions: int, start: datetime = START, days: float = DAYS) -> list[Visit]:
     """Sessions with one or several hits, and measurements beside some."""
-    found: list[Visit] = []
+    made_visits: list[Visit] = []
     for number in range(sessions):
         at = start + timedelta(seconds=random.randrange(int(days * 86_400)))
         shop, agent = random.choice(SHOPS), random.choice(list(AGENTS))
@@ -96,12 +96,12 @@ def visits(random: Random, sessions: int, start: datetime = START, days: float =
         for _ in range(random.choice([1, 1, 2, 4])):
             page, referrer = f"/p{random.randrange(5)}", random.choice(list(REFERRERS))
             hit = Visit(at, shop, f"v{start:%d%H}{number}", domain, agent, location, referrer, page)
-            found.append(hit)
+            made_visits.append(hit)
             if random.random() < 0.4:
                 metric, value = random.choice([("LCP", 150.0), ("LCP", 450.0), ("INP", 900.5), ("CLS", 0.25)])
-                found.append(Visit(at, shop, hit.session, domain, agent, location, "", page, metric, value))
+                made_visits.append(Visit(at, shop, hit.session, domain, agent, location, "", page, metric, value))
             at += timedelta(seconds=random.randrange(1, 600))
-    return found
+    return made_visits
 
 
 class Shop:

@@ -75,12 +75,12 @@ def test_batches_of_csv_hold_all_records(rows: list[list[str]], sizes: list[int]
     body = as_csv(rows, border)
     header, records = csv_rows(body)
     batches = cut("csv", chunked(body, sizes), size)
-    found = [csv_rows(batch) for batch in batches]
-    assert [record for _, part in found for record in part] == records
-    assert all(h == header for h, _ in found)
+    split_batches = [csv_rows(batch) for batch in batches]
+    assert [record for _, part in split_batches for record in part] == records
+    assert all(h == header for h, _ in split_batches)
     assert all(
         len(b) - len(header) - len(border) <= size or len(part) == 1
-        for b, (_, part) in zip(batches, found, strict=True)
+        for b, (_, part) in zip(batches, split_batches, strict=True)
     )
 
 

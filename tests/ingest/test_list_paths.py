@@ -74,10 +74,10 @@ FULL = {
 
 @pytest.mark.parametrize("beside", ["", '{"id": "bad"}', '{"id": 2, "note": "' + "1" * 45 + '"}'])
 def test_every_object_of_a_list_gives_an_element(rookery: Rookery, beside: str) -> None:
-    found = stored(rookery, {"items": [FULL, {}, {"qty": None, "sku": 5.10, "cost": None}]}, beside)
-    assert isinstance(found, dict)
+    stored_row = stored(rookery, {"items": [FULL, {}, {"qty": None, "sku": 5.10, "cost": None}]}, beside)
+    assert isinstance(stored_row, dict)
     items = json.dumps([FULL, {}, {"qty": None, "sku": 5.10, "cost": None}])
-    assert found == {
+    assert stored_row == {
         "sku": "['a','','5.1']",
         "qty": "[65535,0,0]",
         "maybe": "[65535,NULL,NULL]",
@@ -98,17 +98,17 @@ def test_every_object_of_a_list_gives_an_element(rookery: Rookery, beside: str) 
     "event", [{}, {"items": None, "order": None}, {"items": [], "order": {"lines": []}}, {"order": {}}]
 )
 def test_a_list_that_is_absent_null_or_empty_gives_the_default(rookery: Rookery, event: dict[str, object]) -> None:
-    found = stored(rookery, event)
-    assert isinstance(found, dict)
-    assert found.pop("items") == ("[]" if event.get("items") == [] else "")
-    assert found.pop("given") == "['none']" and {*found.values()} == {"[]"}
+    stored_row = stored(rookery, event)
+    assert isinstance(stored_row, dict)
+    assert stored_row.pop("items") == ("[]" if event.get("items") == [] else "")
+    assert stored_row.pop("given") == "['none']" and {*stored_row.values()} == {"[]"}
 
 
 def test_nested_lists(rookery: Rookery) -> None:
-    found = stored(
+    stored_row = stored(
         rookery, {"order": {"lines": [{"x": {"y": 0.5}}, {"x": {}}, {"x": {"y": 2}}]}, "other": [{"name": "n"}]}
     )
-    assert isinstance(found, dict) and (found["deep"], found["given"]) == ("[0.5,0,2]", "['n']")
+    assert isinstance(stored_row, dict) and (stored_row["deep"], stored_row["given"]) == ("[0.5,0,2]", "['n']")
 
 
 @pytest.mark.parametrize(

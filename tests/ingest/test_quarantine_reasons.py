@@ -68,14 +68,14 @@ def test_the_bad_value_of_an_event_is_named(rookery: Rookery) -> None:
     for old, new, column, reason in EVENTS:
         assert old in REST
         good = f'{{"id": 2, {REST}}}'
-        found = reasons_of(rookery, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
-        assert [*found] == [column] and found[column].startswith(reason), (new, found)
+        reasons = reasons_of(rookery, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
+        assert [*reasons] == [column] and reasons[column].startswith(reason), (new, reasons)
 
 
 def test_the_bad_field_of_a_record_is_named(rookery: Rookery) -> None:
     for row, column, reason in RECORDS:
-        found = reasons_of(rookery, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
-        assert [*found] == [column] and found[column].startswith(reason), (row, found)
+        reasons = reasons_of(rookery, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
+        assert [*reasons] == [column] and reasons[column].startswith(reason), (row, reasons)
 
 
 DAYS = """columns:

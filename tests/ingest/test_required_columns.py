@@ -87,9 +87,9 @@ def test_a_missing_required_value_is_quarantined(rookery: Rookery, absent: bool)
     assert (outcome.rows, outcome.quarantined) == (1, len(REQUIRED))
     shown = ", ".join(f"toString({n})" for n in REQUIRED)
     assert rookery.rows(f"SELECT {shown} FROM main.strict") == [tuple(v for _, _, _, v in REQUIRED.values())]
-    found = blamed(rookery, "strict")
-    assert [columns for columns, _ in found] == [[name] for name in REQUIRED]
-    assert {reason.split(",")[0] for _, reasons in found for reason in reasons} == {"it is required"}
+    blamed_columns = blamed(rookery, "strict")
+    assert [columns for columns, _ in blamed_columns] == [[name] for name in REQUIRED]
+    assert {reason.split(",")[0] for _, reasons in blamed_columns for reason in reasons} == {"it is required"}
     rookery.run("TRUNCATE TABLE main.strict")
 
 

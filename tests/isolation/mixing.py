@@ -46,11 +46,11 @@ engine: {sorting_key: [kind]}
 
 def _titled(kind: str) -> dict[str, str]:
     """The statements of a kind in `mixing.sql`, by title, each on one line."""
-    found = {}
+    by_title = {}
     for head, text in statements("mixing.sql"):
         if head.startswith(kind):
-            found[head.removeprefix(f"{kind} ")] = " ".join(text.split("\n")[1:])
-    return found
+            by_title[head.removeprefix(f"{kind} ")] = " ".join(text.split("\n")[1:])
+    return by_title
 
 
 REFUSED = _titled("REFUSED")

@@ -43,11 +43,11 @@ SECRET = "SECRET-VALUE"
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    found = open_workspace(load(data=tmp_path_factory.mktemp("neighbours") / "data"))
-    push(found, {"events": DeployedFile(EVENTS, "datasources/events.yaml")})
-    tenants.add(found, ["1", "2"], "tables")
-    yield found
-    found.close()
+    opened = open_workspace(load(data=tmp_path_factory.mktemp("neighbours") / "data"))
+    push(opened, {"events": DeployedFile(EVENTS, "datasources/events.yaml")})
+    tenants.add(opened, ["1", "2"], "tables")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +135,11 @@ def test_computed_columns_are_equal_in_landing_and_nest(ingestion: BatchWriter, 
     assert isinstance(outcome, AppendResult)
     assert outcome.visible is not None
     assert outcome.visible.result(30)
-    expected, found = (
+    expected, copied = (
         workspace.warehouse.query(f"SELECT id, uid, at, moment FROM {t} WHERE id LIKE 'same%' ORDER BY id").rows
         for t in ("main.events", f"`{nest_database('main', '1')}`.events")
     )
-    assert expected == found
+    assert expected == copied
     assert len({row[1] for row in expected}) == 20
 
 

@@ -281,10 +281,10 @@ class _Programs:
         item = self.pick.choice(
             ("units", "toInt64(tenant_id)", "sum(units) OVER (PARTITION BY kind)", "count() OVER ()")
         )
-        found = [f"SELECT kind, {item} AS units FROM {self.select(2)}" for _ in range(self.pick.choice((1, 1, 2)))]
+        items = [f"SELECT kind, {item} AS units FROM {self.select(2)}" for _ in range(self.pick.choice((1, 1, 2)))]
         if self.pick.random() < 0.3:
-            found[0] += f" AND kind IN (SELECT kind FROM {self.select(0)})"
-        return " UNION ALL ".join(found)
+            items[0] += f" AND kind IN (SELECT kind FROM {self.select(0)})"
+        return " UNION ALL ".join(items)
 
 
 ROWS = [(t, f"k{n % 3}", n + t, [t, n], (n % 3, "b")) for t in (1, 2, 3) for n in range(6)]

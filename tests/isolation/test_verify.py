@@ -48,11 +48,11 @@ def test_canonical_text_over_relations_means_what_the_author_wrote(engine: Engin
         if len(set(names)) < len(names):
             continue  # two columns of one name are one column inside any subquery
         statement = wrapped({"n1": judged(engine, sql)})
-        found_names, found = engine.named(statement, used(statement, {**VALUES, "rk_tenant": "a"}))
+        found_names, result_rows = engine.named(statement, used(statement, {**VALUES, "rk_tenant": "a"}))
         if not any("(" in n or "." in n or " " in n for n in names):
             assert found_names == names, sql
-        assert sorted(map(repr, found)) == sorted(map(repr, expected)), sql
-        assert SENTINEL not in repr(found)
+        assert sorted(map(repr, result_rows)) == sorted(map(repr, expected)), sql
+        assert SENTINEL not in repr(result_rows)
         compared += 1
     assert compared > 75
 

@@ -161,9 +161,12 @@ def test_a_tenant_added_or_removed_during_a_query_is_read_completely_or_not_at_a
             answer = all_of_them.admin("GET", "/v0/sql", params={"q": query})
             if answer.status_code == 200:
                 answers[0] += 1
-                found = {r["tenant_id"]: r["units"] for r in answer.json()["data"]}
-                if any(units != whole[t] for t, units in found.items()) or not {1, 2, 3, 4} <= found.keys():
-                    wrong.append(found)
+                units_by_tenant = {r["tenant_id"]: r["units"] for r in answer.json()["data"]}
+                if (
+                    any(units != whole[t] for t, units in units_by_tenant.items())
+                    or not {1, 2, 3, 4} <= units_by_tenant.keys()
+                ):
+                    wrong.append(units_by_tenant)
             elif answer.json().get("code") != "RK3013":
                 wrong.append(answer.text)
 

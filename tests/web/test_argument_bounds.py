@@ -106,8 +106,8 @@ def test_searching_functions_are_allowed() -> None:
 @pytest.mark.parametrize(("function", "nesting"), SEARCHED)
 def test_the_search_of_a_constant_is_limited(server: Server, function: str, nesting: str) -> None:
     """A block has a constant once, so memory does not limit its length times the rows."""
-    found = "x" if SEARCHES[function] is LIST else "toString(x)"
-    arguments = {"locate": f"{found}, c", "arrayIntersect": f"c, [{found}]"}.get(function, f"c, {found}")
+    searched = "x" if SEARCHES[function] is LIST else "toString(x)"
+    arguments = {"locate": f"{searched}, c", "arrayIntersect": f"c, [{searched}]"}.get(function, f"c, {searched}")
 
     def ask(n: int) -> httpx.Response:
         sql = NESTINGS[nesting].format(call=f"{function}({arguments})", c=SEARCHES[function].format(n=n))
@@ -124,8 +124,8 @@ def test_searches_of_ordinary_values_are_unchanged(server: Server) -> None:
     SELECT has(list, s) AS x, indexOf(list, b) AS y, position(s, n) AS z, m[s] AS v, arrayMap(i -> list[i], [2, 1]) AS w,
         arrayFilter(i -> has(numbers, i), [2, 7]) AS f, arrayIntersect(list, t) AS t2, has(t, NULL) AS u
     FROM (SELECT 'b' AS s, toNullable('b') AS n, map('b', 4) AS m, ['b', NULL] AS t)"""
-    found = {"x": 1, "y": 2, "z": 1, "v": 4, "w": ["b", "a"], "f": [2], "t2": ["b"], "u": 1}
-    assert server.sql(sql) == [found]
+    expected_values = {"x": 1, "y": 2, "z": 1, "v": 4, "w": ["b", "a"], "f": [2], "t2": ["b"], "u": 1}
+    assert server.sql(sql) == [expected_values]
 
 
 SMALL = (

@@ -76,11 +76,11 @@ BODIES: dict[str, Any] = {
 def operations() -> list[tuple[str, frozenset[str]]]:
     """Each path of the router, with its methods."""
     app = create_app(SimpleNamespace(settings=Settings()))  # type: ignore[arg-type]
-    found: dict[str, set[str]] = {}
+    operations_by_path: dict[str, set[str]] = {}
     for route in app.routes:
         assert isinstance(route, Route)
-        found.setdefault(route.path_format.rstrip("/"), set()).update(route.methods or ())
-    return [(path, frozenset(methods)) for path, methods in sorted(found.items())]
+        operations_by_path.setdefault(route.path_format.rstrip("/"), set()).update(route.methods or ())
+    return [(path, frozenset(methods)) for path, methods in sorted(operations_by_path.items())]
 
 
 OPERATIONS = operations()

@@ -42,8 +42,12 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _different(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    given, wanted = _plain(found), _plain(expected)
-    return [f"{k}: {wanted.get(k)} became {given.get(k)}" for k in wanted if given.get(k) != wanted[k]]
+    given, plain_expected = _plain(found), _plain(expected)
+    return [
+        f"{k}: {plain_expected.get(k)} became {given.get(k)}"
+        for k in plain_expected
+        if given.get(k) != plain_expected[k]
+    ]
 
 
 def _plain(answers: dict[str, Any]) -> dict[str, Any]:
