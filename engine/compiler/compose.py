@@ -61,6 +61,22 @@ class Composed:
         return self.assembled.relations
 
 
+_ESCAPES = ("\\", "x'", "X'", "b'", "B'")
+"""Parts of SQL texts that may spell a name without containing it."""
+_MAX_SEARCHED = 8_192
+"""Characters of a text in which names are searched: the search must cost less than the verification."""
+
+
+def _mentioned(sql: str, bound: frozenset[str]) -> frozenset[str]:
+    """The bound names on which the verification of a text can depend: those that occur anywhere in it.
+
+    So a push that adds a name verifies only the texts that mention it.
+    """
+    if len(sql) > _MAX_SEARCHED or any(escape in sql for escape in _ESCAPES):
+        return bound
+    return frozenset(name for name in bound if name in sql)
+
+
 def _verified_size(key: tuple[object, ...], text: Verified) -> int:
     """The size of a verified text, without the names that it may read: all texts of a build share these."""
     sql, _bound, *types = key
@@ -84,7 +100,7 @@ class Verifier:
         self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False
     ) -> Verified:
         types = dict(placeholders or {})
-        key = (sql, bound, tuple(sorted(types.items())), view)
+        key = (sql, _mentioned(sql, bound), tuple(sorted(types.items())), view)
         cached = self._verified.get(key)
         if cached is not None:
             return cached

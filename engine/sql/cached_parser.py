@@ -1,7 +1,7 @@
 """A parser that caches the engine's results.
 
-The syntax tree depends only on the SQL, while the verification also depends on the bound names. So a push that adds a
-name verifies all SQL again, but parses only what is new.
+The syntax tree depends only on the SQL, while the verification also depends on the bound names. So a text that is
+verified again with other names is not parsed again.
 """
 
 from __future__ import annotations

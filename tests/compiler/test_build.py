@@ -3,6 +3,7 @@
 import pytest
 
 from engine import errors
+from engine.compiler import compose
 from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.compiler.views import nest_schema, workspace_schema
@@ -146,3 +147,18 @@ def test_an_unprotected_tenant_parameter_gets_a_warning(workspace: Workspace) ->
     assert [w.code for w in build.warnings] == [errors.TENANT_KEY]
     guarded = pipe + "parameters: [{name: tenant_id, type: UInt32, tenant_key: true}]\n"
     assert compiled(workspace, {**BASE, "usage": guarded}).warnings == ()
+
+
+def test_a_new_resource_does_not_verify_others_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"usage_{n}": f"sql: SELECT day, {n} AS n FROM daily\n" for n in range(10)}
+    compiled(workspace, {**BASE, **many})
+    verified: list[str] = []
+
+    def counting(sql: str, *args: object, **more: object) -> object:
+        verified.append(sql)
+        return verify(sql, *args, **more)  # type: ignore[arg-type]
+
+    verify = compose.verify
+    monkeypatch.setattr(compose, "verify", counting)
+    compiled(workspace, {**BASE, **many, "another": "sql: SELECT day FROM daily\n"})
+    assert [sql.strip() for sql in verified] == ["SELECT day FROM daily"]
