@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.control import erasure, tenants
-from engine.control.doctor import examine
+from engine.control.doctor import examine, repair
 from engine.control.regroup import incomplete_groups
 from engine.errors import RookeryError
 from tests.support.in_process import Rookery, open_rookery
@@ -125,3 +125,27 @@ def test_an_interrupted_erasure_is_reported_with_the_command_that_finishes_it(
 
 def _killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_an_ordinary_aggregate_keeps_a_purged_tenants_part_until_it_is_repaired(tmp_path: Path) -> None:
+    ordinary = TOTALS.replace("shared: {min_tenants: 2}", "shared: true")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(
+            {
+                "datasources/events.yaml": EVENTS % "",
+                "datasources/totals.yaml": ordinary,
+                "pipes/fill.yaml": FILL,
+            }
+        )
+        rookery.add("1", "2", placement="pooled")
+        rookery.append([{"tenant_id": t, "at": "2024-01-15", "n": 10**t} for t in (1, 2)])
+        tenants.remove(rookery.workspace, "2", purge=True)
+        assert rookery.rows(SUMS) == [(2024, 110)]
+        (found,) = examine(rookery.workspace, deep=True).findings
+        assert (found.check, found.object) == ("derived", "main.totals")
+        assert found.hint is not None
+        assert "purged tenant" in found.hint
+        assert "--repair --allow-destructive totals" in found.hint
+        repair(rookery.workspace, ["totals"])
+        assert rookery.rows(SUMS) == [(2024, 10)]
+        assert examine(rookery.workspace, deep=True).findings == ()

@@ -84,7 +84,7 @@ def _remedy(outcome: RepairOutcome, difference: Difference) -> str:
 
 def _remove_excess(table: Name) -> str:
     return (
-        "rows are stored twice, or the source has lost some; to remove the "
+        "rows are stored twice, the source has lost some, or they are of a purged tenant; to remove the "
         f"excess rows: {REPAIR} --allow-destructive {table.name}"
     )
 

@@ -100,7 +100,7 @@ def quarantined(context: Context) -> Iterator[Finding]:
     for table, rows in result.rows:
         live = context.live.tables.get(Name(context.workspace.name, table))
         if live is not None and live.mark is not None and live.mark.kind == "quarantine":
-            why = f"{rows:,} rows of {live.mark.resource} are in quarantine"
+            why = f"{rows:,} {'row' if rows == 1 else 'rows'} of {live.mark.resource} in quarantine"
             yield warning("quarantine", live.name, why, f"rookery quarantine ls {live.mark.resource}")
 
 
