@@ -83,6 +83,7 @@ class Scope:
         return Scope(kind, resource, row_filter or None, dict(fixed))
 
     def as_dict(self) -> dict[str, Any]:
+        """The form in claims, in the registry and in responses."""
         body: dict[str, Any] = {"type": self.type}
         for key in ("resource", "filter", "fixed_params"):
             if getattr(self, key):
@@ -366,6 +367,7 @@ class StaticToken:
         return TOKEN_KINDS[0] if self.expires is None else TOKEN_KINDS[1]
 
     def as_dict(self) -> dict[str, Any]:
+        """The form in the registry, whose keys must not change. Earlier versions know no `expires`."""
         return {
             "name": self.name,
             "scopes": [s.as_dict() for s in self.scopes],

@@ -132,6 +132,7 @@ def unknown_keys(response: Mapping[str, Any]) -> list[str]:
 
 
 def bad_row(fixture: Fixture, rows: Sequence[FixtureRow], first: Mapping[str, Any] | None) -> RookeryError:
+    """RK5001 at the place of the row that the server calls `first_bad_row`."""
     place: Place = fixture.place
     if first is None:
         return RookeryError(BAD_ROW, f"a row of `{fixture.datasource}` cannot be stored", place=place)

@@ -101,6 +101,7 @@ class PushResult:
         return not self.plan and not self.changes
 
     def as_dict(self) -> dict[str, Any]:
+        """The response of `POST /v0/push`."""
         return {
             "changes": [asdict(c) for c in self.changes],
             "steps": self.plan.as_list(),

@@ -34,6 +34,7 @@ class LogRange:
     """Ids of batches that a range of blocks skips."""
 
     def as_dict(self) -> dict[str, Any]:
+        """The stored form, whose keys must not change."""
         return {
             "token": self.token,
             "after": self.after,
@@ -44,6 +45,7 @@ class LogRange:
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> LogRange:
+        """Read the stored form."""
         upto = body["upto"]
         return LogRange(
             str(body["token"]),

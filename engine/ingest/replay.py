@@ -57,6 +57,7 @@ class ReplayResult:
     """Ids that are not in quarantine."""
 
     def as_dict(self) -> dict[str, Any]:
+        """The response of a replay."""
         return {
             "successful_rows": self.rows,
             "quarantined_rows": self.quarantined,

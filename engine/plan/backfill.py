@@ -48,6 +48,7 @@ class Backfill:
     """Whether it belongs to the form of the view for all tenants. It is void while the view excludes some tenants."""
 
     def as_dict(self) -> dict[str, Any]:
+        """The form in the registry, whose keys must not change."""
         return {
             "id": self.id,
             "view": self.view,
@@ -62,6 +63,7 @@ class Backfill:
 
     @staticmethod
     def of(body: dict[str, Any]) -> Backfill:
+        """Read the form in the registry. Records of earlier versions lack `tenant` and `whole`."""
         ranges = tuple((int(a), int(b)) for a, b in body["ranges"])
         return Backfill(
             body["id"],

@@ -43,6 +43,7 @@ class Missing:
     gaps: tuple[Gap, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """The form in the registry, whose keys must not change."""
         return {
             "source": [self.source.database, self.source.name],
             "ids": list(self.ids),

@@ -219,6 +219,7 @@ class Plan:
         return tuple(s for s in self.steps if s.loss == "lost")
 
     def as_list(self) -> list[dict[str, Any]]:
+        """The `steps` in the response of `POST /v0/push`."""
         return [
             {
                 "action": s.action,

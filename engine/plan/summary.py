@@ -58,6 +58,7 @@ class Effect:
         return f"{subject}: {why}" if why else subject
 
     def as_dict(self) -> dict[str, Any]:
+        """An item of `effects` in the response of `POST /v0/push`."""
         return {
             "section": self.section,
             "text": self.text,

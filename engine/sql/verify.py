@@ -192,6 +192,7 @@ class _Verifier:
             ) from exc
 
     def check(self, tree: Node, *, generated: frozenset[str] = frozenset()) -> CheckedTree:
+        """Check a tree against the allow-lists; see `check_tree`."""
         return check_tree(
             tree,
             bound=self.bound,

@@ -141,6 +141,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._records: deque[RequestRecord] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the deadline for the first head, or refuse the connection."""
         super().connection_made(transport)
         self._enter_phase(Phase.HEAD, self.bounds.settings.header_seconds)
         if not self.bounds.enter(self, self.client[0] if self.client else ""):
@@ -148,6 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # The methods below override uvicorn's and keep its order of calls; `super()` parses and writes.
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the records of all requests, including those that wait for an earlier response."""
         self.bounds.leave(self)
         for record in self._records:
             record.disconnect()
@@ -158,6 +160,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, and count it: the parser buffers an unfinished line, which could be endless."""
         if self._phase is Phase.REFUSED:
             # The rest of a refused request is discarded.
             self._linger_bytes -= len(data)
@@ -195,6 +198,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Begin the request's record, before the application runs."""
         self._buffered_bytes = 0
         # Before the request can run, and with the address of the connection, which a header may replace later.
         record = self._begun_record()
@@ -223,12 +227,14 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        """End the first record: responses are sent in the order of the requests."""
         self._records.popleft()
         super().on_response_complete()
         if self._phase is Phase.RESPONSE and not self.pipeline and self.cycle.response_complete:
             self._enter_phase(Phase.IDLE, self.bounds.settings.idle_seconds)
 
     def send_400_response(self, msg: str) -> None:
+        """Send the error for which a callback has stopped the parser, or one for invalid HTTP."""
         if self._refusal is not None:
             self._refuse(self._refusal.code, str(self._refusal))
         elif not self._refused:
@@ -324,6 +330,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def shutdown(self) -> None:
+        """Close the connection now if it is refused; otherwise after its response, as uvicorn does."""
         if self._phase is Phase.REFUSED:
             self.transport.close()
         else:

@@ -58,6 +58,7 @@ class Receipt:
         return self.key[1]
 
     def as_dict(self) -> dict[str, Any]:
+        """An item of the response of `GET /v0/events/KEY`."""
         return {
             "datasource": self.datasource,
             "batch": self.batch,
