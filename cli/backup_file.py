@@ -102,7 +102,8 @@ def described(file: Path) -> dict[str, Any]:
 def restored(source: Path, directory: Path) -> dict[str, Any]:
     """Restore a backup to a new directory. Returns its description. Raises NO_FILE, DISK_FULL and RK702x."""
     if not source.is_file():
-        raise RookeryError(NO_FILE, f"file {source} does not exist", hint="give the path of a backup file")
+        problem = "is not a file" if source.exists() else "does not exist"
+        raise RookeryError(NO_FILE, f"{source} {problem}", hint="give the path of a backup file")
     try:
         return archive.restore(source, directory)
     except OSError as exc:

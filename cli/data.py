@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cli.upload_source import Chunk
 
 ENGINE_FORMATS = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
+_KEY = re.compile(r"[ -~]{1,255}")
 ImpersonatedTenant = Annotated[
     str | None,
     typer.Option(
@@ -63,6 +65,9 @@ def append(
     """
     from cli.upload_source import format_of, uploads
 
+    if key is not None and not _KEY.fullmatch(key):
+        problem = "is empty" if not key else "must have 1 to 255 printable ASCII characters"
+        raise RookeryError(USAGE, f"the idempotency key {problem}", hint="for example --key import-2026-01-31")
     renamed = dict(_old_and_new_name(r) for r in rename or [])
     format_ = format_option or format_of(file)
     total_bytes = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0

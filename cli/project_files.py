@@ -31,8 +31,8 @@ _QUERY = "query"
 """How messages name the query of a pipe that has no file yet."""
 
 
-def surveyed() -> Survey:
-    """The files of the project, with the errors of those that cannot be read. Raises RK7004 outside a project."""
+def project_folder() -> Path:
+    """The directory of the project. Raises RK7004 outside a project."""
     root = options.project
     if not root.is_dir():
         problem = "is not a directory" if root.exists() else "does not exist"
@@ -42,7 +42,12 @@ def surveyed() -> Survey:
         if near := [f"rename {name}/ to {folder}/" for name, folder in misspelled(root)]:
             hint = f"{'; '.join(near)}, or: {hint}"
         raise RookeryError(NOT_A_PROJECT, f"{root.resolve()} has no datasources/ or pipes/", hint=hint)
-    return survey(root)
+    return root
+
+
+def surveyed() -> Survey:
+    """The files of the project, with the errors of those that cannot be read. Raises RK7004 outside a project."""
+    return survey(project_folder())
 
 
 def overlooked_files() -> list[dict[str, Any]]:

@@ -32,9 +32,14 @@ def schema(
     """
     from importlib.resources import files
 
-    from engine.errors import ALREADY_EXISTS, RookeryError
+    from cli.project_files import project_folder
+    from engine.errors import ALREADY_EXISTS, USAGE, RookeryError
 
-    folder = options.project / directory
+    project = project_folder().resolve()
+    folder = (project / directory).resolve()
+    if not folder.is_relative_to(project):
+        raise RookeryError(USAGE, f"{directory} is outside the project", hint="for example rookery schema schemas")
+    directory = folder.relative_to(project)
     if folder.exists() and not folder.is_dir():
         raise RookeryError(ALREADY_EXISTS, f"{folder} is a file", hint="name a directory for the schemas")
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/archive.py:_LINK_TARGET": [("", "../", "x"), ("../store/abc/", "a", "x")],
     "engine/warehouse/directory_copy.py:_UUID": [("", "UUID '", ""), ("UUID '12345678-", "a", "")],
     "cli/connect.py:_NAME": [("no ", "a", ""), ("unknown ", "a ", "`"), ("there is no pipe `", "a", "")],
+    "cli/data.py:_KEY": [("", "a", "\n")],
     "cli/connection.py:_TOKEN": [("", "a", " ")],
     "engine/warehouse/parser.py:_WORD": [("", "a", "")],
     "engine/warehouse/errors.py:_SUGGESTION": [("", "Maybe you meant: ", ""), ("Maybe you meant: ['", "a", "")],

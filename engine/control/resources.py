@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -117,13 +117,18 @@ def show(workspace: Workspace, kind: str, name: str) -> dict[str, Any]:
     resources = datasources(workspace) if kind == "datasource" else pipes(workspace)
     resource = next((r for r in resources if r["name"] == name), None)
     if resource is None:
-        raise _unknown(kind, name, (r["name"] for r in resources))
+        raise _unknown(workspace.current.build, kind, name)
     source = workspace.current.sources.get(name)
     return {**resource, "file": source.file if source else None, "content": source.text if source else None}
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> RookeryError:
-    """RK3007, with a similar name as the hint."""
+def _unknown(build: Build, kind: str, name: str) -> RookeryError:
+    """RK3007. The hint is a similar name, or the command for a resource of the other kind."""
+    other, known = ("pipe", build.datasources) if kind == "datasource" else ("datasource", build.pipes)
+    if name in (build.pipes if other == "pipe" else build.datasources):
+        return RookeryError(
+            UNKNOWN_RESOURCE, f"`{name}` is a {other}, not a {kind}", hint=f"rookery {other} show {name}"
+        )
     hint = did_you_mean(name, known, f"rookery {kind} ls")
     return RookeryError(UNKNOWN_RESOURCE, f"there is no {kind} `{name}`", hint=hint)
 
@@ -162,7 +167,7 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
         snapshot = workspace.refresh()
         known = snapshot.build.datasources if kind == "datasource" else snapshot.build.pipes
         if name not in known:
-            raise _unknown(kind, name, known)
+            raise _unknown(snapshot.build, kind, name)
         dependent = dependents(snapshot.build, name)
         readers = [n for n in dependent if n in snapshot.build.pipes]
         if readers and not force and not dry_run:

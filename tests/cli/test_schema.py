@@ -9,7 +9,10 @@ from tests.cli.commands import Cli
 
 
 def test_the_schemas_are_those_of_the_package(tmp_path: Path) -> None:
-    done = Cli(tmp_path)("schema", "--json")
+    cli = Cli(tmp_path)
+    assert "RK7004" in cli("schema", code=1).err and not (tmp_path / "schemas").exists()
+    cli("init")
+    done = cli("schema", "--json")
     for path, patterns in done.json["yaml.schemas"].items():
         written = tmp_path / path
         assert written.read_bytes() == (files("engine.project") / written.name).read_bytes()
@@ -19,6 +22,18 @@ def test_the_schemas_are_those_of_the_package(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
+    Cli(tmp_path)("init")
     (tmp_path / "schemas").write_text("mine")
     assert Cli(tmp_path)("schema", "--json", code=4).json["code"] == "RK7021"
     assert (tmp_path / "schemas").read_text() == "mine"
+
+
+def test_a_directory_outside_the_project_is_refused(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "project")
+    cli.directory.mkdir()
+    cli("init")
+    for outside in ("../schemas", str(tmp_path / "schemas")):
+        assert "RK7002" in cli("schema", outside, code=2).err
+    assert not (tmp_path / "schemas").exists()
+    inside = str(cli.directory / "editor")
+    assert "editor/pipe.schema.json" in cli("schema", inside, "--json").json["yaml.schemas"]

@@ -166,6 +166,19 @@ def test_a_resource_that_is_no_endpoint_is_described(cli: Cli) -> None:
     assert "later.yaml is not pushed yet" in cli("get", "later", code=7).err
 
 
+def test_a_resource_of_the_other_kind_is_described(cli: Cli) -> None:
+    for command, hint in (("pipe show events", "datasource show events"), ("datasource rm usage", "pipe show usage")):
+        refused = cli(*command.split(), code=7).err
+        assert "RK3007" in refused and hint in refused and "not pushed" not in refused
+
+
+def test_an_idempotency_key_is_checked_before_the_upload(cli: Cli) -> None:
+    """An empty one, as from an unset variable, would make the upload unsafe to repeat."""
+    (cli.directory / "e.ndjson").write_text('{"tenant_id": 1, "event": "a"}\n')
+    for key in ("", "é", "x" * 256):
+        assert "idempotency key" in cli("append", "events", "e.ndjson", "--key", key, code=2).err
+
+
 def test_an_empty_result_has_its_header(cli: Cli) -> None:
     empty = cli("sql", "SELECT 1 AS a, 'x' AS b WHERE 0")
     assert (empty.out, "no rows" in empty.err) == ("a\tb\n", True)
