@@ -47,7 +47,7 @@ def doctor(
     else:
         for item in repaired:
             remaining = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
-            output.say(f"{item['table']}: {item['keys']} keys delivered{remaining}")
+            output.say(f"{item['table']}: {output.counted(item['keys'], 'key')} delivered{remaining}")
             for part in item["detached"]:
                 output.say(f"  detached part {part['part']} {part['done']}: {part['why']}")
         for finding in report["findings"]:

@@ -128,11 +128,11 @@ def _killed(*_: object) -> None:
 
 
 def test_an_ordinary_aggregate_keeps_a_purged_tenants_part_until_it_is_repaired(tmp_path: Path) -> None:
-    ordinary = TOTALS.replace("shared: {min_tenants: 2}", "shared: true")
+    ordinary = TOTALS.replace("shared: {min_tenants: 2}", "shared: true").replace("Int64", "UInt64")
     with open_rookery(tmp_path) as rookery:
         rookery.push(
             {
-                "datasources/events.yaml": EVENTS % "",
+                "datasources/events.yaml": EVENTS.replace("Int64", "UInt64") % "",
                 "datasources/totals.yaml": ordinary,
                 "pipes/fill.yaml": FILL,
             }
