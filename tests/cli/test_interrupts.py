@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -26,12 +27,20 @@ COMMANDS = {
 DONE = ("pushed", "appended", "added", "healthy", "are fine", "nothing to do")
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_interrupt_at_any_moment(tmp_path: Path, command: str) -> None:
-    cli = Cli(tmp_path, command=REAL)
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project directory with its workspace, of which each test gets a copy."""
+    cli = Cli(tmp_path_factory.mktemp("pushed"))
     cli.write({**FILES, "rows.ndjson": '{"tenant_id": 1, "event": "a"}\n' * 200_000})
     cli("push")
+    return cli.directory
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interrupt_at_any_moment(pushed: Path, tmp_path: Path, command: str) -> None:
+    shutil.copytree(pushed, tmp_path, symlinks=True, dirs_exist_ok=True)
+    cli = Cli(tmp_path)
     chance = random.Random(command)
     for _ in range(ROUNDS):
         process = subprocess.Popen(

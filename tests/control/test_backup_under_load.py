@@ -22,11 +22,12 @@ import pytest
 from tests.cli.billing import EVENTS, FILES, assert_exact, assert_kinds_exact
 from tests.cli.commands import Cli, for_server
 from tests.support.server import Server, running
+from tests.support.soak import soak_rounds
 
 OWN, POOLED = (1, 2), (8,)
 TENANTS = (*OWN, *POOLED)
 WRITERS = 3
-BACKUPS = 3
+BACKUPS = soak_rounds(2)
 
 
 def project(mode: str) -> dict[str, str]:
@@ -141,6 +142,7 @@ def settle(server: Server) -> None:
 
 
 @pytest.mark.feature
+@pytest.mark.soak
 @pytest.mark.parametrize("number", range(BACKUPS))
 def test_a_restored_copy_equals_a_prefix_of_the_log(backups: list[Any], number: int, tmp_path: Path) -> None:
     file, before, after = backups[number]

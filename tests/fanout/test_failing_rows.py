@@ -189,11 +189,12 @@ def test_a_killed_insert_is_completed_without_failing_rows(rookery: Rookery) -> 
 @pytest.mark.proves("B6")
 def test_tenants_added_while_views_fail_have_every_row_once(rookery: Rookery) -> None:
     """A block that is tried again is not history meanwhile."""
-    later, pooled = [str(t) for t in range(101, 107)], [str(t) for t in range(201, 207)]
+    later, pooled = [str(t) for t in range(101, 105)], [str(t) for t in range(201, 205)]
     ending, poisoned = threading.Event(), iter(OWN[:12])
 
     def stream() -> None:
-        while not ending.wait(0.02):
+        # A pause, so that the writer leaves the processor to the code under test.
+        while not ending.wait(0.05):
             one = next(poisoned, None)
             rookery.append([*_rows([*OWN, *later, *pooled]), *(_rows([one], n=0) if one else ())])
 

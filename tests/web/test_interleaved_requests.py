@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.server import Server
+from tests.support.soak import soak_rounds
 from tests.web.project import FOREIGN, TOTALS
 from tests.web.responses import data, refused
 
-REQUESTS = 1000
+REQUESTS = soak_rounds(400)
 PIPES = ("by_kind", "raw", "divided", "keyed")
 
 
+@pytest.mark.soak
 @pytest.mark.proves("A1", "A11", "D9", "D11")
 def test_interleaved_requests_get_their_own_results(server: Server) -> None:
     """Two tenants, endpoints and ad-hoc SQL, requests that fail between those that do not."""
