@@ -12,6 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-color
 $(RUNTIME): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.12)")'
 	@echo "Installing $$(wc -l < requirements.lock) packages into $(VENV), about 900 MB, most of it the engine"
+	@echo "(at the end, pip unpacks them and prints nothing for a while)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --requirement requirements.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
