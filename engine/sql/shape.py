@@ -268,7 +268,7 @@ def _defined_name(element: Node) -> str | None:
 
 
 def _visible(select: Node, outer: Mapping[str, _Local]) -> Mapping[str, _Local]:
-    """The WITH queries that a SELECT can read, its own ones hiding outer ones."""
+    """The WITH queries that a SELECT can read. Its own hide outer ones of the same name."""
     visible = dict(outer)
     for element in members(select.get("with")):
         if element["type"] == "WithElement":

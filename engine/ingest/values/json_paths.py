@@ -16,7 +16,7 @@ from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type, parse_type
 
 INVALID_ID = "\x00"
-"""Replaces a tenant of another JSON type than its column's, so that it is rejected. It is not a valid id."""
+"""Replaces a tenant whose JSON type does not fit its column, so that the row is rejected. It is not a valid id."""
 
 
 @dataclass(frozen=True, slots=True)
