@@ -111,12 +111,21 @@ def undo_damaged(data: Path) -> None:
     """
     for directory in damaged_merges(data):
         shutil.rmtree(directory)
-    for table, parts in _tables(data):
-        for name in _covered(parts):
-            if why_damaged(table / name) is None:
-                continue
-            if any(why_damaged(table / n) is None for n, other in parts.items() if other.covers(parts[name])):
-                shutil.rmtree(table / name)
+    for table, _ in _tables(data):
+        remove_damaged_sources(table)
+
+
+def remove_damaged_sources(table: Path) -> None:
+    """Remove the damaged parts in a table's directory from which an undamaged part was made. It must be detached.
+
+    Otherwise the engine would find them when it attaches the table, and detach them as broken.
+    """
+    parts = {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
+    for name in _covered(parts):
+        if why_damaged(table / name) is None:
+            continue
+        if any(why_damaged(table / n) is None for n, other in parts.items() if other.covers(parts[name])):
+            shutil.rmtree(table / name)
 
 
 def active_parts(table: Path) -> list[Part]:

@@ -18,7 +18,13 @@ import structlog
 
 from engine.errors import RookeryError
 from engine.schema import Name
-from engine.warehouse.damaged_merges import can_be_undone, damaged_merges, derived_parts, is_derived
+from engine.warehouse.damaged_merges import (
+    can_be_undone,
+    damaged_merges,
+    derived_parts,
+    is_derived,
+    remove_damaged_sources,
+)
 from engine.warehouse.dedup_log_repair import is_unfinished, repair_table, unfinished
 from engine.warehouse.errors import file_error
 from engine.warehouse.port import Rows
@@ -115,6 +121,7 @@ class StaleTokens:
             # The engine refuses to attach a table whose log contains half a line.
             for directory in {part.parent for part in parts}:
                 repair_table(directory)
+                remove_damaged_sources(directory)
         except OSError as exc:
             raise file_error(exc) from exc
         finally:
@@ -131,6 +138,7 @@ class StaleTokens:
             # This waits for inserts into the table that are still running.
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
             cut = repair_table(directory, after)
+            remove_damaged_sources(directory)
             log.warning("tokens of blocks that were not stored were removed", table=str(table), entries=cut)
         finally:
             self._attach_all()

@@ -68,6 +68,36 @@ def test_a_damaged_merge_loses_no_row(rookery: Rookery, where: str, file: str) -
     assert rookery.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
 
 
+@pytest.mark.parametrize("undone", ["merge", "token"])
+def test_a_damaged_part_that_was_merged_is_not_left_behind(rookery: Rookery, undone: str) -> None:
+    """The engine would find it when the table is attached, and the server would never be ready again."""
+    rookery.deliver(_rows())
+    first = _newest_part(rookery, "main.events")
+    rookery.deliver(_rows())
+    inserted = first.parent / _inserted(first.parent)
+    # The engine has the index in memory, and merges the part without reading the file.
+    cut = inserted / "primary.cidx"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    _newest_part(rookery, "main.events")
+    rookery.deliver(_rows())
+    before = rookery.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    if undone == "merge":
+        merged = _newest_part(rookery, "main.events")
+        (merged / "columns.txt").write_bytes(b"")
+    else:
+        (log,) = (first.parent / "deduplication_logs").glob("*.txt")
+        with log.open("ab") as file:
+            file.write(b"1\t202611_999_999_0\tan old token\n")
+    assert inserted.is_dir(), "the engine has removed the directory already"
+    rookery.workspace.warehouse.note_damaged_merges()
+    with rookery.workspace.insert_lock.exclusive():
+        rookery.workspace.warehouse.undo_merges()
+        rookery.workspace.warehouse.forget_unstored_tokens()
+    assert rookery.rows("SELECT name FROM system.detached_parts WHERE database = 'main' AND table = 'events'") == []
+    assert not inserted.exists()
+    assert rookery.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
+
+
 def test_source_parts_outlive_their_merge(rookery: Rookery) -> None:
     """Dropping a part makes the engine remove outdated parts at once."""
     before = rookery.rows("SELECT count() FROM main.events_quarantine")[0][0]
