@@ -45,7 +45,20 @@ _STRINGS = (
 _GRAMS = ("sparsegrams", "sparsegramsutf8", "sparsegramshashes", "sparsegramshashesutf8")
 _ARRAYS = ("arraylevenshteindistance", "arraylevenshteindistanceweighted", "arraysimilarity")
 _SETS = ("hasall", "hasany", "hassubstr")
+_MANY_NEEDLES = frozenset(
+    {f"multi{kind}match{what}" for kind in ("", "fuzzy") for what in ("any", "anyindex", "allindices")}
+    | {
+        f"multisearch{what}{case}{encoding}"
+        for what in ("any", "allpositions", "firstindex", "firstposition")
+        for case in ("", "caseinsensitive")
+        for encoding in ("", "utf8")
+    }
+)
+"""Functions that search a string for each string of a list, which is their last argument."""
+MAX_NEEDLES = 1_000
+"""Maximum number of strings that are searched for at once."""
 BOUNDED: Mapping[str, tuple[str, int]] = {
+    **dict.fromkeys(_MANY_NEEDLES, ("arraySlice", 2)),
     **dict.fromkeys(_STRINGS, ("substring", 2)),
     **dict.fromkeys(_GRAMS, ("substring", 1)),
     **dict.fromkeys(_ARRAYS, ("arraySlice", 4)),
@@ -96,6 +109,8 @@ def has_limit(name: str, arguments: list[Node]) -> bool:
     """Whether the arguments of this call are rewritten. `name` is in lower case."""
     if name not in BOUNDED:
         return False
+    if name in _MANY_NEEDLES:
+        return len(arguments) > 1 and not _is_short_list(arguments[-1])
     if name in _SETS and any(_is_short_list(argument) for argument in arguments):
         return any(str(node.get("name", "")).lower() in GROWING for node in walk_all(arguments))
     return True
@@ -144,7 +159,14 @@ def bound_arguments(calls: Iterable[Node], root: Node) -> None:
 
 def _limit_lengths(call: Node, arguments: list[Node]) -> None:
     """Rewrite the arguments of one call in `BOUNDED`."""
-    pass_on, limited = BOUNDED[str(call["name"]).lower()]
+    name = str(call["name"]).lower()
+    if name in _MANY_NEEDLES:
+        haystack, needles = _length(arguments[0]), _length(arguments[-1])
+        work = _work([haystack, needles], [arguments[0], arguments[-1]])
+        limits = [_is_greater(deepcopy(needles), MAX_NEEDLES), _is_greater(work, MAX_BLOCK_WORK)]
+        arguments[-1] = _bounded(arguments[-1], limits, "arraySlice", str(call["name"]))
+        return
+    pass_on, limited = BOUNDED[name]
     lengths = [_length(argument) for argument in arguments[:limited]]
     variable = [n for n, argument in enumerate(arguments[:limited]) if argument.get("type") != "Literal"]
     work = _work(lengths[:2], [arguments[n] for n in variable])

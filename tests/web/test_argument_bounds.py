@@ -69,6 +69,34 @@ def test_the_work_of_a_block_is_limited(server: Server, sql: str) -> None:
     refused(ask(4_000), 400)
 
 
+NEEDLES = "arrayMap(x -> concat('abcdef', toString(x)), range({n}))"
+ROW = "FROM (SELECT toString(number) AS s FROM numbers(1))"
+MULTIPLE = (
+    f"SELECT multiSearchFirstPositionCaseInsensitive(s, {NEEDLES}) AS x {ROW}",
+    f"SELECT multiMatchAny(s, materialize({NEEDLES})) AS x {ROW}",
+    f"SELECT multiFuzzyMatchAny(s, 1, {NEEDLES}) AS x {ROW}",
+    f"SELECT max(arrayMax(arrayMap(y -> multiSearchAnyUTF8(toString(y), {NEEDLES}), range(9)))) AS x FROM numbers(9)",
+)
+
+
+@pytest.mark.parametrize("sql", MULTIPLE, ids=range(len(MULTIPLE)))
+def test_the_number_of_strings_that_are_searched_at_once_is_limited(server: Server, sql: str) -> None:
+    """Ten thousand of them kept a function busy for minutes on one row of a megabyte."""
+    few = server.post("/v0/sql", server.admin_token, content=sql.format(n=50))
+    assert few.status_code == 200, few.text
+    error = refused(server.post("/v0/sql", server.admin_token, content=sql.format(n=5_000)), 400)
+    assert "too long" in error["error"]
+
+
+@pytest.mark.guard
+def test_a_short_list_of_strings_needs_no_small_blocks(server: Server) -> None:
+    sql = (
+        "SELECT uniqExact(nowInBlock64(9)) AS blocks, max(multiSearchAny(s, ['7', '9'])) AS m "
+        "FROM (SELECT repeat(toString(number), 90000) AS s FROM numbers(64))"
+    )
+    assert server.sql(sql) == [{"blocks": 1, "m": 1}]
+
+
 @pytest.mark.guard
 @pytest.mark.parametrize("condition", ["hasAny(tags, ['a', 'b'])", "hasAll(['a', 'b'], tags)", "hasAny(tags, tags)"])
 def test_lists_in_the_query_have_no_limit(server: Server, condition: str) -> None:
