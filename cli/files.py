@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cli import output
 from cli.options import options
-from engine.errors import RookeryError
+from engine.errors import BAD_VALUE, RookeryError, shown
+from engine.project.files import EXTENSION
 
 
 @contextmanager
@@ -18,8 +19,8 @@ def write_file(proposal: dict[str, dict[str, str]], places: dict[str, Path | Non
     `places` has the path of each part of the proposal; None for the path that the proposal suggests.
     """
     changed: list[tuple[Path, bytes | None]] = []
-    for part, existing in places.items():
-        path = existing or options.project / proposal[part]["file"]
+    paths = {part: path or _path_in_project(proposal[part]["file"]) for part, path in places.items()}
+    for part, path in paths.items():
         before = path.read_bytes() if path.is_file() else None
         text = proposal[part]["text"].encode()
         if before == text:
@@ -41,3 +42,19 @@ def _relative(path: Path) -> Path:
     """A path relative to the current directory, if it is inside it."""
     absolute, here = path.absolute(), Path.cwd()
     return absolute.relative_to(here) if absolute.is_relative_to(here) else path
+
+
+def _path_in_project(file: str) -> Path:
+    """The path of a file that the server proposes. Raises RK1005 if it is outside of the project.
+
+    The path of a deployed file is what its pusher says, who may have fewer rights than the caller.
+    """
+    root = options.project.resolve()
+    path = (root / file).resolve()
+    if not path.is_relative_to(root) or path.suffix != EXTENSION:
+        raise RookeryError(
+            BAD_VALUE,
+            f"the deployed file {shown(file)} is not a file of this project",
+            hint="push the resource from this project first",
+        )
+    return options.project / file

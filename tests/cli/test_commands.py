@@ -198,6 +198,20 @@ class TestWhichNode:
         assert (cli.directory / "pipes/undecided.yaml").read_text() == TWO_NODES
         assert server.admin_json("GET", "/v0/workspace") == before
 
+    @pytest.mark.parametrize("file", ["../outside/PIPE.yaml", "/OUTSIDE/PIPE.yaml", "pipes/../../outside/PIPE.yaml"])
+    def test_the_file_of_a_deployed_pipe_is_not_written_outside_of_the_project(
+        self, cli: Cli, server: Server, file: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Whoever pushed the pipe chose the path."""
+        outside = tmp_path_factory.mktemp("outside")
+        file = file.replace("/OUTSIDE", str(outside)).replace("PIPE", "pushed_elsewhere")
+        sql = "SELECT units, tenant_id FROM events WHERE tenant_id = 1"
+        server.push({file: f"nodes:\n  - name: elsewhere_node\n    sql: {sql}\n"})
+        assert "RK1005" in cli("materialize", "pushed_elsewhere", "elsewhere_ds", code=1).err
+        assert not (cli.directory.parent / "outside").exists()
+        assert not list(outside.iterdir())
+        assert not (cli.directory / "datasources/elsewhere_ds.yaml").exists()
+
     def test_a_materialized_node_is_no_longer_an_endpoint(self, pipe: tuple[Cli, str], server: Server) -> None:
         cli, name = pipe
         cli("push", f"{name}_pipe")
