@@ -59,6 +59,12 @@ class Dev:
         new.write_text(text, encoding="utf-8")
         new.replace(path)
 
+    def is_silent(self, seconds: float = 1.0) -> bool:
+        """Whether there is no event for a while. A slow machine can only hide one."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.stdout, selectors.EVENT_READ)
+            return not self._lines and not selector.select(seconds)
+
     def close(self) -> None:
         """Stop reading."""
         os.close(self.stdout)

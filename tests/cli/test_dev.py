@@ -18,18 +18,21 @@ from tests.support.soak import soak_rounds
 
 pytestmark = pytest.mark.feature
 
-TESTS = """
+FIXTURES = """
 fixtures:
   events:
     - {tenant_id: 7, event: call, units: 2}
     - {tenant_id: 7, event: call, units: 3}
     - {tenant_id: 8, event: export, units: 18446744073709551615}
+"""
+CASES = """
 tests:
   - name: usage of tenant 7
     endpoint: usage
     tenant: 7
     expect: [{event: call, events: 2, units: 5}]
 """
+TESTS = FIXTURES + CASES
 CALLS = {"event": "call", "events": 2, "units": 5}
 EXPORTS = {"event": "export", "events": 1, "units": 18446744073709551615}
 
@@ -111,6 +114,12 @@ def test_a_broken_file_keeps_the_last_good_state(cli: Cli) -> None:
 
 
 def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
+    rows = "\n".join(
+        f'{{"tenant_id": {t}, "event": "{e}", "units": {u}}}'
+        for t, e, u in ((7, "call", 2), (7, "call", 3), (8, "export", EXPORTS["units"]))
+    )
+    # When this file is known, the watch begins again, which is no change.
+    cli.write({"rows.ndjson": rows, "tests/usage.yaml": "fixtures: {events: ../rows.ndjson}\n" + CASES})
     with developing(cli) as dev:
         dev.round()
         path = cli.directory / "endpoints/usage.yaml"
@@ -122,12 +131,14 @@ def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
         events = dev.round()
         assert pipes(events)["usage"]["data"][0]["events"] == 20
         assert of(events, "changed")[0]["files"] == ["endpoints/usage.yaml"]
-        # The next round is that of the next change of content.
         path.touch()
         dev.replace("endpoints/usage.yaml", path.read_text())
         (cli.directory / "endpoints/.usage.yaml.swp").write_text("of an editor")
+        assert dev.is_silent()
         events = dev.write({"endpoints/usage.yaml": ENDPOINT})
         assert pipes(events)["usage"]["data"] == [CALLS, EXPORTS]
+        events = dev.write({"rows.ndjson": rows.replace("export", "call")})
+        assert pipes(events)["usage"]["rows"] == 1
 
 
 def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: Path) -> None:
@@ -255,6 +266,13 @@ FAILING = "sql: |\n  SELECT\n    throwIf(units > 4, 'too many') AS failed\n  FRO
 
 
 def test_every_kind_of_pipe(cli: Cli) -> None:
+    # Two files, whose rows are two parts of the targets.
+    halves = [
+        FIXTURES.replace("call, units: 3", "call, units: 2"),
+        "fixtures: {events: [{tenant_id: 7, event: call}]}\n",
+    ]
+    cli.write({f"tests/usage{n}.yaml": half + CASES for n, half in enumerate(halves)})
+    (cli.directory / "tests/usage.yaml").unlink()
     cli.write({"datasources/states.yaml": STATES, "pipes/states_pipe.yaml": STATES_PIPE})
     cli.write({"pipes/parts.yaml": STANDARD, "endpoints/failing.yaml": FAILING})
     with developing(cli) as dev:
@@ -262,7 +280,8 @@ def test_every_kind_of_pipe(cli: Cli) -> None:
         results = pipes(events)
         states = {row["event"]: row["units"] for row in results["states_pipe"]["data"]}
         assert states == {"call": 5, "export": 18446744073709551615}
-        assert results["parts"]["kind"] == "standard" and results["parts"]["rows"] == 3
+        assert results["parts"]["kind"] == "standard" and results["parts"]["rows"] == 4
+        assert results["usage_pipe"]["rows"] == results["kinds_pipe"]["rows"] == 2
         (problem,) = of(events, "problem")
         assert (problem["file"], bool(problem["line"])) == ("endpoints/failing.yaml", True)
         assert events[-1]["state"] == "current"
