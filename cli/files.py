@@ -47,7 +47,7 @@ def _relative(path: Path) -> Path:
 def _path_in_project(file: str) -> Path:
     """The path of a file that the server proposes. Raises RK1005 if it is outside of the project.
 
-    The path of a deployed file is what its pusher says, who may have fewer rights than the caller.
+    The path of a deployed file is what its pusher says; the pusher may have fewer rights than the caller.
     """
     root = options.project.resolve()
     path = (root / file).resolve()

@@ -202,7 +202,7 @@ class TestWhichNode:
     def test_the_file_of_a_deployed_pipe_is_not_written_outside_of_the_project(
         self, cli: Cli, server: Server, file: str, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        """Whoever pushed the pipe chose the path."""
+        """The path is chosen by the person who pushed the pipe."""
         outside = tmp_path_factory.mktemp("outside")
         file = file.replace("/OUTSIDE", str(outside)).replace("PIPE", "pushed_elsewhere")
         sql = "SELECT units, tenant_id FROM events WHERE tenant_id = 1"
