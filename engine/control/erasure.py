@@ -84,8 +84,8 @@ def erase(workspace: Workspace, build: Build, tenant: str, progress: Progress = 
 
 
 def has_rows(workspace: Workspace, build: Build, tenant: str) -> bool:
-    """Whether a purge of a tenant that does not exist has work: rows with its id, also in quarantine or in shared
-    aggregates, or an unfinished purge. Waits for appends that were accepted before.
+    """Whether a purge of a tenant that does not exist has work: rows with its id in any table, including quarantine
+    and shared aggregates, or an unfinished purge. Waits for appends that were accepted before.
     """
     if tenant in workspace.registry.read(ERASURE_KIND):
         return True

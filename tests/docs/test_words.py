@@ -45,6 +45,13 @@ IDIOMS = {
     r"\b(?:lost|lose|loses) or doubled?\b": "`duplicated`",
     r"\bput (?:views?|them|it) back\b": "`restore`",
     r"\bissues? a new text\b|\btoken's text\b": "the token itself",
+    r"(?:,|\() also (?:in|inside|if|while|when|for|after|those|under|at|as)\b": "`including`, `even`",
+    r"\breasons? for which\b": "`the reason why`",
+    r"\bsome (?:ten|hundred|thousand)\b": "`a few …`, `about …`",
+    r"\bin line (?:\d|\{)": "`on line`",
+    r"\bchanges? of (?:views?|tenants?|tables?)\b": "`change to`",
+    r"\bis no part\b|\bare no part\b": "`is not part`",
+    r"\bsingly\b": "`one by one`, `a single …`",
 }
 PATTERN = re.compile("|".join(f"(?:{pattern})" for pattern in IDIOMS), re.IGNORECASE)
 SKIPPED = ("tests/docs/test_words.py", "CHANGELOG.md")

@@ -108,7 +108,7 @@ def loaded(
 
 
 def _in_requests(server: Server) -> None:
-    """All reviews as events, in requests of some hundred rows from several callers; each has a key."""
+    """All reviews as events, in requests of a few hundred rows from several callers; each has a key."""
     with bz2.open(DATA, "rt", encoding="utf-8", newline="") as file:
         rows = [
             {

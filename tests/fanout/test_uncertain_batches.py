@@ -1,4 +1,4 @@
-"""A batch that was stored in part is completed before the next one is stored, also after a restart."""
+"""A batch that was stored in part is completed before the next one is stored, even after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request under a key happens once, also when its rows have left landing before it is repeated."""
+"""A request under a key happens once, even if its rows have left landing before it is repeated."""
 
 from __future__ import annotations
 

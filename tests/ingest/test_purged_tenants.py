@@ -86,7 +86,7 @@ def test_a_tenant_that_is_added_again_receives_rows(tmp_path: Path) -> None:
         rookery.push({"datasources/events.yaml": SOURCE % ("direct", "UInt32")})
         rookery.add("17")
         tenants.remove(rookery.workspace, "17", purge=True)
-        # Removing a tenant without a purge keeps its rows, also those that arrive later.
+        # Removing a tenant without a purge keeps its rows, including those that arrive later.
         rookery.add("18")
         tenants.remove(rookery.workspace, "18")
         body = _body([{"account": 17, "units": 1}, {"account": 18, "units": 1}], Input.NDJSON)

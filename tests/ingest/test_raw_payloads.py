@@ -1,4 +1,4 @@
-"""A text column over a whole key keeps the sent bytes, also if other columns read deeper in that key."""
+"""A text column over a whole key keeps the sent bytes, even if other columns read deeper in that key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delivering recorded history: the record keeps exactly the ranges that have not arrived, also after a failure."""
+"""Delivering recorded history: the record keeps exactly the ranges that have not arrived, even after a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout version: older layouts are migrated, also after interruptions; newer ones are refused."""
+"""The layout version: older layouts are migrated, even after interruptions; newer ones are refused."""
 
 from __future__ import annotations
 
