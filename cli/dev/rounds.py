@@ -112,8 +112,13 @@ class Rounds:
         state = self._good_state()
         for name in names:
             self._step()
-            shown = preview(state, name, self._choices)
-            if error := problem_of(shown):
+            try:
+                shown = preview(state, name, self._choices)
+                error = problem_of(shown)
+            except RookeryError as exc:
+                # No answer, or no token for it.
+                error = RookeryError(exc.code, exc.message, hint=exc.hint, place=state.build.pipes[name].place)
+            if error is not None:
                 counts.errors += self._errors([error])
             else:
                 counts.results += 1
