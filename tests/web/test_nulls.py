@@ -56,6 +56,25 @@ def test_other_spellings_are_explained(server: Server, column: str, cell: str) -
     assert "empty field" in bad["reason"], bad
 
 
+@pytest.mark.parametrize("column", ["n", "m", "d", "t", "u", "l"])
+@pytest.mark.parametrize("cell", ['""', ' "" ', '" "'])
+@pytest.mark.parametrize("others", ["", "1"])
+def test_an_empty_text_is_not_a_value_of_other_types(server: Server, column: str, cell: str, others: str) -> None:
+    given = {"mode": "append", "name": "sheet", "format": "csv"}
+    other = "m" if column == "n" else "n"
+    for body in (f"s,{column},{other}\nx,{cell},{others}\n", f"{column},{other},s\n{cell},{others},x"):
+        answer = server.admin_json("POST", "/v0/datasources", params=given, content=body)
+        assert (answer["rows"], answer["quarantine_rows"]) == (0, 1)
+        assert answer["first_bad_row"]["columns"] == [column]
+
+
+def test_integers_beside_empty_texts(server: Server) -> None:
+    body = 's,n,m\n"",7,\n"",,-8\n"","9",\\N\n'
+    assert send(server, body)["quarantine_rows"] == 0
+    stored = server.sql("SELECT s, n, m FROM sheet ORDER BY n")
+    assert [(r["s"], r["n"], r["m"]) for r in stored] == [("", 0, -8), ("", 7, None), ("", 9, None)]
+
+
 @pytest.mark.guard
 def test_other_bad_values_are_not(server: Server) -> None:
     for cell in ("nullable", "12a", "None of these"):

@@ -24,6 +24,8 @@ width.
 """
 _ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
 """Matches a key that contains an escape."""
+EMPTY_FIELD = re.compile(rb'(?:\A|[,\n])[ \t]*+""[ \t]*+(?=[,\r\n]|\Z)')
+"""Matches an empty field in quotes, in CSV."""
 _DIGITS_TO_ZERO = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
 
@@ -47,7 +49,7 @@ class ModeSearch:
         self._is_text = format is not Input.PARQUET
         is_json = format is Input.NDJSON
         integers = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
-        self._empty_number = empty_text_pattern(integers) if is_json and integers else None
+        self._empty_number = (empty_text_pattern(integers) if is_json else EMPTY_FIELD) if integers else None
         texts = {
             re.escape(orjson.dumps(c.path[-1])[1:-1].decode()) for c in source.columns if is_nested_text(source, c)
         }
