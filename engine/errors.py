@@ -284,6 +284,7 @@ BODY_TYPE = Code("RK4028", 415, "unsupported type of body")
 UNKNOWN_FIELD = Code("RK4029", 400, "unknown key or parameter")
 TENANT_CHANGING = Code("RK4030", 503, "tenant is being added or removed")
 TOO_COMPLEX = Code("RK4040", 400, "query too complex")
+STOPPING = Code("RK4041", 503, "server is stopping")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------
 BAD_ROW = Code("RK5001", 400, "row cannot be stored")

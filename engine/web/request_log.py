@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.errors import STOPPING, RookeryError
 from engine.observe import logs, metrics, requests
 from engine.observe.metrics import RequestMetrics
 from engine.observe.requests import REQUEST_ID_HEADER, RequestRecord
 from engine.settings import Settings
+from engine.web.errors import error_body
 
 RECORD_KEY = "rookery.request"
 """The key of a request's record in its ASGI scope."""
 FORWARDED_HEADER = b"x-forwarded-for"
+_AGAIN = "send the request again; an append that has an idempotency key is stored once"
 MAX_FORWARDED_ADDRESSES = 20
 """Addresses of the header that are examined, from its end."""
 
@@ -27,6 +32,7 @@ class RequestLog:
     """What happens when requests end. One per application, used on its event loop."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._writes_lines = settings.access_log
         self.shows_paths = settings.log_level == "debug"
         self._trusted = [ip_network(proxy) for proxy in settings.trusted_proxies]
@@ -113,6 +119,11 @@ class LoggedRequests:
 
         try:
             await self.app(scope, receive, observed_send)
+        except asyncio.CancelledError:
+            # The server cancels requests that still run ROOKERY_STOP_SECONDS after the signal to stop. If a response
+            # has begun, the client sees that it is incomplete.
+            if not record.status:
+                await self._refusal()(scope, receive, observed_send)
         finally:
             metrics.IN_FLIGHT.dec()
             requests.work_for(None)
@@ -120,6 +131,11 @@ class LoggedRequests:
             record.endpoint = _deployed_endpoint(scope)
             record.status = record.status or 500
             self.log.end(record)
+
+    def _refusal(self) -> JSONResponse:
+        """The response to a request that did not end before the server had to stop."""
+        exc = RookeryError(STOPPING, STOPPING.title, hint=_AGAIN)
+        return JSONResponse(error_body(exc, self.log.settings), STOPPING.status, {"Retry-After": "5"})
 
 
 def _deployed_endpoint(scope: Scope) -> str:
