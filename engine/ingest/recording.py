@@ -53,10 +53,11 @@ class Recorder:
         # A batch with rejected rows has one append: the batch was inspected.
         staged, append = batch.staged, batch.staged.slices[0].append
         admitted = self._quota.admit(append, batch.rejected)
-        if admitted and append.key and staged.schema.source.is_landing:
+        is_landing = staged.schema.source.is_landing
+        if admitted and append.key and is_landing:
             self._receipts.announce_rejections((staged.datasource, staged.id))
-        # Only a repeated request has the same batch: that of a datasource which is not a landing datasource.
-        if admitted and not quarantine.contains(self._workspace, staged.datasource, staged.id):
+        # A repeated request to a datasource that is not a landing datasource has the same batch.
+        if admitted and (is_landing or not quarantine.contains(self._workspace, staged.datasource, staged.id)):
             origin = quarantine.Origin(staged.id, staged.bound_tenant, id_prefix(append.writer))
             quarantine.store(self._workspace, staged.datasource, origin, admitted.values())
         return replace(batch, discarded=frozenset(batch.rejected.keys() - admitted.keys()))
