@@ -146,8 +146,7 @@ def run() -> None:
     # The parser may fail before it has read the option --json, which decides how its error is printed.
     options.json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
-        if option := without_value(arguments):
-            raise RookeryError(USAGE, f"the value of {option} is empty", hint="give a value, or remove the option")
+        refuse_empty(sys.argv[1:])
         if options.json and (group := unfinished(arguments)):
             raise RookeryError(USAGE, f"`{group}` needs a command", hint=f"{group} --help")
         sys.exit(_COMMAND(arguments, prog_name="rookery", standalone_mode=False))
@@ -173,15 +172,18 @@ def run() -> None:
         sys.exit(exit_code(error))
 
 
-def without_value(arguments: list[str]) -> str | None:
-    """The first global option that is given an empty value, as a script does with an unset variable."""
-    words = arguments[: arguments.index("--") if "--" in arguments else None]
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word in _OPTIONS_WITH_VALUE and following == "":
-            return word
-        if word.endswith("=") and word[:-1] in _OPTIONS_WITH_VALUE:
-            return word[:-1]
-    return None
+def refuse_empty(arguments: list[str]) -> None:
+    """Raise RK7002 for an empty argument or value, which scripts pass if a variable is not set.
+
+    It would otherwise mean the default: another server, project, format or key than the script meant.
+    """
+    for previous, word in zip(["", *arguments], arguments, strict=False):
+        # `--fixed=pipe:name=` has a value.
+        if word and not (word.startswith("--") and word.find("=") == len(word) - 1):
+            continue
+        option = word[:-1] if word else previous
+        what = f"the value of {option}" if option.startswith("-") and option != "--" else "an argument"
+        raise RookeryError(USAGE, f"{what} is empty", hint="is a variable of the script not set?")
 
 
 def unfinished(arguments: list[str]) -> str | None:

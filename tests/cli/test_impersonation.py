@@ -24,6 +24,6 @@ def test_an_id_selects_its_tenant_or_none(shared_server: Server, tmp_path: Path)
         assert cli("get", "whose", "--tenant", tenant, "--json").json["data"] == [{"t": tenant}]
     for tenant in IDS[3:]:
         assert "RK7002" in cli("sql", "SELECT t FROM events", "--tenant", tenant, code=2).err
-    assert "RK3004" in cli("sql", "SELECT t FROM events", "--tenant", "", code=7).err
+    assert "RK7002" in cli("sql", "SELECT t FROM events", "--tenant", "", code=2).err
     latin = {"x-rookery-tenant": "\u00e9".encode("latin-1")}
     refused(server.admin("GET", "/v0/pipes/whose.json", headers=latin), 400, "RK4009")

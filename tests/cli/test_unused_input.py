@@ -56,7 +56,7 @@ def test_ignored_arguments_of_an_endpoint_are_reported(cli: Cli) -> None:
 
 def test_an_empty_query_is_an_error(cli: Cli) -> None:
     for query in ("", " ;\n"):
-        assert "query is empty" in cli("sql", query, code=2).err
+        assert "is empty" in cli("sql", query, code=2).err
 
 
 def test_a_refused_materialization_changes_no_files(cli: Cli) -> None:
@@ -125,13 +125,21 @@ def test_a_format_is_never_ignored(cli: Cli, command: str) -> None:
     assert cli(*words, "--format", "csv").out.startswith('"a"')
 
 
-@pytest.mark.parametrize("option", ["--url", "--token", "--project", "-C", "--data"])
-def test_an_empty_value_of_a_global_option_is_refused(cli: Cli, option: str) -> None:
+@pytest.mark.parametrize("option", ["--url", "--token", "--project", "-C", "--data", "--format", "-k"])
+def test_an_empty_value_of_an_option_is_refused(cli: Cli, option: str) -> None:
     """A script whose variable is not set would otherwise use another server or project than it names."""
     forms = [[option, ""], [f"{option}="]] if option.startswith("--") else [[option, ""]]
     for words in forms:
         assert option in cli("tenant", "ls", *words, code=2).err
     assert cli("get", "one", "--", "a=2").out.startswith("a")
+
+
+@pytest.mark.parametrize("command", ["backup", "push", "tenant show", "pipe show", "restore x", "schema"])
+def test_an_empty_argument_is_refused(cli: Cli, command: str) -> None:
+    refused = cli(*command.split(), "", "--json", code=2).json
+    assert refused["code"] == "RK7002" and "an argument is empty" in refused["error"] and refused["hint"]
+    assert not list(cli.directory.glob("*.tar"))
+    assert "is empty" in cli(*command.split(), "--", "", code=2).err
 
 
 def test_an_option_without_effect_is_refused(cli: Cli, server: Server) -> None:
@@ -173,9 +181,8 @@ def test_a_resource_of_the_other_kind_is_described(cli: Cli) -> None:
 
 
 def test_an_idempotency_key_is_checked_before_the_upload(cli: Cli) -> None:
-    """An empty one, as from an unset variable, would make the upload unsafe to repeat."""
     (cli.directory / "e.ndjson").write_text('{"tenant_id": 1, "event": "a"}\n')
-    for key in ("", "é", "x" * 256):
+    for key in ("é", "x" * 256):
         assert "idempotency key" in cli("append", "events", "e.ndjson", "--key", key, code=2).err
 
 
