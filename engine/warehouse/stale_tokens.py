@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ import structlog
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.damaged_merges import (
+    Part,
     can_be_undone,
     damaged_merges,
     derived_parts,
@@ -27,10 +29,13 @@ from engine.warehouse.damaged_merges import (
 )
 from engine.warehouse.dedup_log_repair import is_unfinished, repair_table, unfinished
 from engine.warehouse.errors import file_error
+from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Rows
 
 log = structlog.get_logger("rookery.warehouse")
 
+_BROKEN = "broken-on-start_"
+"""Prefix of the parts that the engine could not load when it attached their table."""
 OVERLAP_SECONDS = 2.0
 """Seconds before the last check from which logs are examined again, because timestamps of file systems are not
 exact.
@@ -51,7 +56,8 @@ class StaleTokens:
         self._data = data
         self._engine = engine
         self._since = time.time()
-        self._detached: set[Name] = set()
+        self._detached: dict[Name, Path] = {}
+        """The directories of the tables that must be attached."""
         self._marked: set[tuple[Name, Path]] = set()
         self._lock = threading.Lock()
 
@@ -111,7 +117,7 @@ class StaleTokens:
         if not all(can_be_undone(m.parent, m.name) for m in merges if m.is_dir()):
             log.error("a merge cannot be undone", table=str(table), parts=[p.name for p in sorted(merges)])
             return
-        self._detached.add(table)
+        self._detached[table] = next(iter(parts)).parent
         try:
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
             for part in (*merges, *unlogged):
@@ -133,7 +139,7 @@ class StaleTokens:
         if table is None:
             return
         # Recorded first: if anything below fails, the next call attaches the table.
-        self._detached.add(table)
+        self._detached[table] = directory
         try:
             # This waits for inserts into the table that are still running.
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
@@ -145,10 +151,33 @@ class StaleTokens:
 
     def _attach_all(self) -> None:
         """Attach every detached table. Raises the first failure; the next call tries the other tables."""
-        for table in sorted(self._detached):
-            try:
-                self._engine.execute(f"ATTACH TABLE IF NOT EXISTS {table.sql()}")
-            except RookeryError as exc:
-                log.error("a table could not be attached", table=str(table), error=exc)
-                raise
-            self._detached.discard(table)
+        for table, directory in sorted(self._detached.items()):
+            broken = _intact_but_broken(directory)
+            self._attach(table)
+            lost = _intact_but_broken(directory) - broken
+            if lost:
+                # The engine failed to open a file of the part, and a second attempt may succeed.
+                self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
+                with suppress(OSError):
+                    for name in lost:
+                        (directory / "detached" / name).rename(directory / name.removeprefix(_BROKEN))
+                self._attach(table)
+                log.warning("intact parts were put back", table=str(table), parts=sorted(lost))
+            del self._detached[table]
+
+    def _attach(self, table: Name) -> None:
+        """Attach a table, unless it is attached."""
+        try:
+            self._engine.execute(f"ATTACH TABLE IF NOT EXISTS {table.sql()}")
+        except RookeryError as exc:
+            log.error("a table could not be attached", table=str(table), error=exc)
+            raise
+
+
+def _intact_but_broken(directory: Path) -> set[str]:
+    """The intact parts that the engine has detached as broken, and that have no replacement."""
+    return {
+        d.name
+        for d in (directory / "detached").glob(f"{_BROKEN}*")
+        if Part.of(name := d.name.removeprefix(_BROKEN)) and not (directory / name).exists() and not why_damaged(d)
+    }

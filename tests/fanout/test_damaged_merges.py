@@ -98,6 +98,39 @@ def test_a_damaged_part_that_was_merged_is_not_left_behind(rookery: Rookery, und
     assert rookery.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
 
 
+def test_an_intact_part_that_the_engine_could_not_open_is_put_back(
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine detaches a part as broken if it cannot open a file when the table is attached."""
+    rookery.deliver(_rows())
+    first = _newest_part(rookery, "main.events")
+    rookery.deliver(_rows())
+    before = rookery.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    file = first.parent / _inserted(first.parent) / "columns.txt"
+    merged = _newest_part(rookery, "main.events")
+    (merged / "columns.txt").write_bytes(b"")
+    warehouse = rookery.workspace.warehouse
+    execute, failures = warehouse.execute, [0]
+
+    def fails_once(sql: str, *more: object) -> None:
+        if not sql.startswith("ATTACH TABLE") or failures[0]:
+            return execute(sql, *more)  # type: ignore[arg-type]
+        failures[0] += 1
+        away = file.rename(first.parent.parent / "away")
+        try:
+            execute(sql)
+        finally:
+            (moved,) = (first.parent / "detached").glob(f"*{file.parent.name}")
+            away.rename(moved / file.name)
+
+    monkeypatch.setattr(warehouse, "execute", fails_once)
+    warehouse.note_damaged_merges()
+    with rookery.workspace.insert_lock.exclusive():
+        warehouse.undo_merges()
+    assert failures == [1]
+    assert rookery.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
+
+
 def test_source_parts_outlive_their_merge(rookery: Rookery) -> None:
     """Dropping a part makes the engine remove outdated parts at once."""
     before = rookery.rows("SELECT count() FROM main.events_quarantine")[0][0]
