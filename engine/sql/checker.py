@@ -6,14 +6,15 @@ Each handler of `_Checker` checks one type of node. Its docstring names the atta
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError, did_you_mean
+from engine.errors import TABLE_REFUSED, RookeryError, did_you_mean
 from engine.sql.ambiguous_names import AmbiguousNames
-from engine.sql.argument_bounds import BOUNDED, GROWING, SCANNING, SLOW, has_limit, is_scan
+from engine.sql.argument_bounds import has_limit, is_scan
+from engine.sql.checked_tree import CheckedTree
 from engine.sql.context import Context, local_names, only_table
+from engine.sql.function_names import FunctionNames, refuse_bounded
 from engine.sql.functions import (
     MEMBERSHIP,
     OPERATORS,
@@ -47,32 +48,6 @@ _DECLARATION = re.compile(
 )
 
 
-@dataclass(slots=True)
-class CheckedTree:
-    """What the checker collects from an allowed tree. The nodes belong to that tree, for later rewriting."""
-
-    reads: Counter[str] = field(default_factory=Counter)
-    """How many places read each bound name."""
-    hoistable: dict[str, list[Node]] = field(default_factory=dict)
-    """Table expressions with FINAL or SAMPLE, by the name that they read."""
-    prewheres: list[Node] = field(default_factory=list)
-    """SELECTs with PREWHERE."""
-    qualify: list[tuple[Node, str]] = field(default_factory=list)
-    """Identifiers that need a qualifier, each with the table that qualifies it."""
-    bounded: list[Node] = field(default_factory=list)
-    """Calls whose arguments are rewritten (`argument_bounds`)."""
-    has_limits: bool = False
-    """Whether one of these calls needs a length limit."""
-    called: set[str] = field(default_factory=set)
-    """The names of all functions that are called, in lower case."""
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether the query needs small blocks, so that the engine checks time limits often enough."""
-        scans_long_constants = not GROWING.isdisjoint(self.called) and not SCANNING.isdisjoint(self.called)
-        return self.has_limits or not SLOW.isdisjoint(self.called) or scans_long_constants
-
-
 def check_tree(
     root: Node,
     *,
@@ -101,13 +76,12 @@ class _Checker:
         engine_functions: Callable[[], frozenset[str]],
         generated: frozenset[str],
     ) -> None:
-        self._bound, self._placeholders, self._generated = bound, placeholders, generated
-        self._engine_functions = engine_functions
+        self._bound, self._placeholders = bound, placeholders
+        self._functions = FunctionNames(engine_functions, generated)
         self._result = CheckedTree()
         self._pending: list[tuple[Node, frozenset[str], Context]] = []
         self._names = AmbiguousNames()
         self._selects = 0
-        self._functions: frozenset[str] | None = None
         self._handlers: Mapping[str, Callable[[Node, list[tuple[str, Node]], Context], None]] = {
             "SelectWithUnionQuery": self._union,
             "SelectQuery": self._select,
@@ -309,8 +283,8 @@ class _Checker:
     def _apply(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a call of a refused function by its name in `APPLY`, without a function node."""
         if "func_name" in node:
-            self._require_allowed(node["func_name"])
-            _refuse_bounded(node["func_name"])
+            self._functions.require_allowed(node["func_name"])
+            refuse_bounded(node["func_name"])
             if takes_lambda(node["func_name"]):
                 self._references(members(node.get("parameters")), context)
         self._descend(node, child_nodes, context)
@@ -322,7 +296,7 @@ class _Checker:
         if is_lambda(node):
             self._lambda(node, arguments, context)
             return
-        self._require_allowed(name)
+        self._functions.require_allowed(name)
         lower = name.lower()
         if lower in MEMBERSHIP:
             self._membership(node, arguments, context)
@@ -358,25 +332,6 @@ class _Checker:
         inside = replace(context, columns=context.columns | {n["name"] for n in argument_names})
         self._pending.append((arguments[1], slot_types(node, "arguments"), inside))
 
-    def _require_allowed(self, name: str) -> None:
-        """Refuse every function that `functions.txt` does not list."""
-        if not is_allowed(name) and name.lower() not in self._generated:
-            exists = self._is_function(name)
-            own_values = "only functions that depend on nothing but a row's own values can be used"
-            hint = own_values if exists else did_you_mean(name, filter(is_allowed, self._engine_functions()))
-            raise RookeryError(
-                FUNCTION_REFUSED,
-                f"function `{name}` is not allowed" if exists else f"no function `{name}`",
-                hint=hint,
-            )
-
-    def _is_function(self, name: str) -> bool:
-        """Whether the engine has a function of this name, in any case."""
-        if self._functions is None:
-            # One call to the engine takes milliseconds, and a query may have thousands of names.
-            self._functions = frozenset(k.lower() for k in self._engine_functions())
-        return name.lower() in self._functions
-
     def _membership(self, node: Node, arguments: list[Node], context: Context) -> None:
         """Refuse a read of an unbound table by `IN name`, where a bare name means a table.
 
@@ -406,15 +361,7 @@ class _Checker:
                 else ""
             )
             if name not in context.columns:
-                _refuse_bounded(name)
+                refuse_bounded(name)
             harmless = not name or is_allowed(name) or is_niladic(name) or name in context.columns
-            if not harmless and self._is_function(name):
+            if not harmless and self._functions.exists(name):
                 self._names.note_call(argument, context)
-
-
-def _refuse_bounded(name: str) -> None:
-    """Refuse a slow function that is called only by its name, because a length limit cannot be added to its
-    arguments.
-    """
-    if name.lower() in BOUNDED:
-        refuse(f"`{name}` without its arguments", f"write a lambda, as in `x -> {name}(x, ...)`")

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 
 from engine.errors import TOO_COMPLEX, RookeryError
 from engine.sql.constant_work import (
-    ANY_COLUMN,
-    MAX_COLUMNS,
     NOTHING,
     WORK_PER_PART,
     Cost,
     Lengths,
     add_work,
-    column_key,
     cost_of_call,
     cost_of_literal,
     longest,
 )
 from engine.sql.expanded_size import COLUMNS_SUFFIX, MAX_NUMBER, TABLE_PARTS, Extent, Sum, table_extent
 from engine.sql.functions import MEMBERSHIP
+from engine.sql.measured_select import (
+    Measured,
+    MeasuredSelect,
+    Selects,
+    add_parts,
+    aliases_of,
+    listed_columns,
+    output_name,
+)
 from engine.sql.tree import Node, members
 
 MAX_NESTING = 100
@@ -40,60 +46,9 @@ _SCALARS = frozenset(
 """Functions whose result is a single element, whatever their arguments."""
 
 
-def _add(total: Counter[str], more: Sum, times: int = 1) -> None:
-    for name, number in more.items():
-        total[name] = min(total[name] + times * number, MAX_NUMBER)
-
-
 def extent(root: Node) -> Extent:
     """The extent of one use of a query. Raises RK4040 if aliases or subqueries are nested too deeply."""
     return _Measure().query(root, {}, ())
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """An expression, measured."""
-
-    parts: Sum
-    number: int
-    """Elements of its value."""
-    cost: Cost
-
-
-@dataclass(slots=True)
-class _Select:
-    """One SELECT while it is measured."""
-
-    aliases: dict[str, Node]
-    """Alias → its expression."""
-    with_aliases: dict[str, Node]
-    """The aliases that are defined by WITH. Subqueries see only these."""
-    tables: Mapping[str, Extent] = field(default_factory=dict)
-    """The visible WITH queries."""
-    measured: dict[str, _Measured] = field(default_factory=dict)
-    """The aliases that are measured."""
-    entered: set[str] = field(default_factory=set)
-    """Aliases that are currently being measured. Inside its own expression, an alias means a column."""
-    columns: Sum = field(default_factory=dict)
-    """The columns of all tables in FROM."""
-    columns_by_table: dict[str, Sum] = field(default_factory=dict)
-    """Table name or alias → its columns."""
-    values: dict[str, int] = field(default_factory=dict)
-    """Column → elements in one value."""
-    lengths: dict[str, Lengths] = field(default_factory=dict)
-    """Column → length of its value, for constants that are long."""
-    bound: set[str] = field(default_factory=set)
-    """The bound names that it reads, directly or through `*`."""
-
-    def length_of(self, column: str) -> Lengths:
-        """The length of a column's value."""
-        bound = self.bound if len(self.bound) < MAX_COLUMNS else ()
-        others = {column_key(name, column): 1 for name in bound} or dict.fromkeys([ANY_COLUMN] * bool(self.bound), 1)
-        return longest([self.lengths.get(column, {}), others])
-
-
-_Selects = tuple[_Select, ...]
-"""The SELECTs around an expression, the innermost last."""
 
 
 class _Measure:
@@ -102,7 +57,7 @@ class _Measure:
     def __init__(self) -> None:
         self._depth = 0
 
-    def query(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
+    def query(self, node: Node, tables: Mapping[str, Extent], selects: Selects) -> Extent:
         """The extent of a SELECT or a UNION. The WITH queries of the first SELECT are visible in the others."""
         if node.get("type") == "SelectQuery":
             return self._select(node, tables, selects)
@@ -112,23 +67,7 @@ class _Measure:
             if n == 0 and len(queries) > 1 and query.get("type") == "SelectQuery":
                 shared = self._with(query, tables, selects)
             extents.append(self.query(query, shared if n else tables, selects))
-        if len(extents) == 1:
-            return extents[0]
-        parts: Counter[str] = Counter({"": len(extents)})
-        for query_extent in extents:
-            _add(parts, query_extent.parts)
-        # UNION matches columns by position, so a column may have the largest value of any branch.
-        widest = max((v for query_extent in extents for v in query_extent.values.values()), default=1)
-        names = {n for query_extent in extents for n in query_extent.values}
-        length = longest(v for query_extent in extents for v in query_extent.lengths.values())
-        long_names = {n for query_extent in extents for n in query_extent.lengths}
-        return Extent(
-            parts,
-            extents[0].columns if extents else {},
-            dict.fromkeys(names, widest),
-            dict.fromkeys(long_names, length),
-            frozenset(n for query_extent in extents for n in query_extent.passed),
-        )
+        return extents[0] if len(extents) == 1 else _union(extents)
 
     def _enter(self) -> None:
         """Count one more level of nesting. Raises RK4040 beyond MAX_NESTING, before Python's own stack ends."""
@@ -140,7 +79,7 @@ class _Measure:
                 hint="write expressions out, or divide the text into nodes",
             )
 
-    def _with(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Mapping[str, Extent]:
+    def _with(self, node: Node, tables: Mapping[str, Extent], selects: Selects) -> Mapping[str, Extent]:
         """The WITH queries that a SELECT can read, including its own."""
         visible = dict(tables)
         for element in members(node.get("with")):
@@ -149,17 +88,17 @@ class _Measure:
                 visible[element["name"]] = self._subquery(element["subquery"], inside, selects)
         return visible
 
-    def _subquery(self, subquery: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
+    def _subquery(self, subquery: Node, tables: Mapping[str, Extent], selects: Selects) -> Extent:
         self._enter()
         try:
             return self.query(subquery["children"][0], tables, selects)
         finally:
             self._depth -= 1
 
-    def _select(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
+    def _select(self, node: Node, tables: Mapping[str, Extent], selects: Selects) -> Extent:
         """The extent of one SELECT."""
-        with_aliases = _aliases({"with": node.get("with")})
-        select = _Select(_aliases(node), with_aliases, self._with(node, tables, selects))
+        with_aliases = aliases_of({"with": node.get("with")})
+        select = MeasuredSelect(aliases_of(node), with_aliases, self._with(node, tables, selects))
         parts: Counter[str] = Counter({"": 1})
         self._add_tables(node, select, selects, parts)
         inside = (*selects, select)
@@ -170,23 +109,23 @@ class _Measure:
         for item in members(node.get("select")):
             measured = self._item(item, inside)
             number = measured.number
-            _add(parts, measured.parts)
-            _add(columns, _width(item, select, number))
+            add_parts(parts, measured.parts)
+            add_parts(columns, select.width(item, number))
             if item["type"].endswith(("Asterisk", "Matcher")):
                 values |= {n: max(v, number) for n, v in select.values.items()}
                 lengths |= select.lengths
                 passed |= select.bound
             elif number > 1:
-                values[_name(item)] = max(number, values.get(_name(item), 1))
+                values[output_name(item)] = max(number, values.get(output_name(item), 1))
             if measured.cost.length:
-                lengths[_name(item)] = longest([measured.cost.length, lengths.get(_name(item), {})])
+                lengths[output_name(item)] = longest([measured.cost.length, lengths.get(output_name(item), {})])
         for key, child in node.items():
             if key not in ("select", "tables"):
-                _add(parts, self._expression(child, inside).parts)
+                add_parts(parts, self._expression(child, inside).parts)
         parts[""] += _grouping(node)
         return Extent(parts, columns, values, lengths, frozenset(passed))
 
-    def _item(self, item: Node, selects: _Selects) -> _Measured:
+    def _item(self, item: Node, selects: Selects) -> Measured:
         """A SELECT item. Inside the item, its own alias means a column."""
         alias = str(item.get("alias", ""))
         select = selects[-1]
@@ -196,29 +135,24 @@ class _Measure:
             else self._expression(item, selects)
         )
 
-    def _add_tables(self, node: Node, select: _Select, selects: _Selects, parts: Counter[str]) -> None:
+    def _add_tables(self, node: Node, select: MeasuredSelect, selects: Selects, parts: Counter[str]) -> None:
         """Add the tables and joins of a SELECT. The engine plans each join together with those before it."""
         elements = members(node.get("tables"))
         columns: Counter[str] = Counter()
         for element in elements:
             table = element.get("table_expression") or {}
             extent, name = self._table(table, select, selects)
-            _add(parts, extent.parts)
-            _add(columns, extent.columns)
-            select.columns_by_table[name] = extent.columns
-            for column, number in extent.values.items():
-                select.values[column] = max(number, select.values.get(column, 1))
-            for column, length in extent.lengths.items():
-                select.lengths[column] = longest([length, select.lengths.get(column, {})])
-            select.bound |= extent.passed
+            add_parts(parts, extent.parts)
+            add_parts(columns, extent.columns)
+            select.add_table(name, extent)
         select.columns = columns
         joined = len(elements)
         parts[""] += 3 * joined * joined
         for element in elements:
             for key in ("table_join", "array_join"):
-                _add(parts, self._expression(element.get(key), (*selects, select)).parts)
+                add_parts(parts, self._expression(element.get(key), (*selects, select)).parts)
 
-    def _table(self, table: Node, select: _Select, selects: _Selects) -> tuple[Extent, str]:
+    def _table(self, table: Node, select: MeasuredSelect, selects: Selects) -> tuple[Extent, str]:
         """A table's extent, and the name by which its columns can be qualified."""
         source = table.get("database_and_table_name") or table.get("subquery") or table.get("table_function")
         if not isinstance(source, dict):
@@ -237,62 +171,62 @@ class _Measure:
         if extent is None:
             return Extent({"": 1, name: 1}, {name + COLUMNS_SUFFIX: 1}, passed=frozenset([name]))
         parts = Counter({"": 1})
-        _add(parts, extent.parts)
+        add_parts(parts, extent.parts)
         return replace(extent, parts=parts)
 
-    def _expression(self, root: object, selects: _Selects) -> _Measured:
+    def _expression(self, root: object, selects: Selects) -> Measured:
         """An expression or a list of them.
 
         Nodes are visited from the leaves up, without recursion, because expressions can be deeply nested.
         """
         order = _with_parents(root)
         parts: Counter[str] = Counter()
-        below: list[list[tuple[Node, _Measured]]] = [[] for _ in order]
+        below: list[list[tuple[Node, Measured]]] = [[] for _ in order]
         work: Counter[str] = Counter()
-        measured = _Measured({}, 1, NOTHING)
+        measured = Measured({}, 1, NOTHING)
         arguments = _lambda_arguments(order)
         for at in range(len(order) - 1, -1, -1):
             node, parent = order[at]
             if node["type"] == "Identifier" and str(node.get("name", "")).partition(".")[0] in arguments[at]:
-                measured = _Measured({"": 1}, 1, NOTHING)
+                measured = Measured({"": 1}, 1, NOTHING)
             else:
                 measured = self._node(node, below[at], selects)
             # The engine plans a subquery of IN a second time, separately, to use it with indexes.
             twice = node["type"] == "Subquery" and parent >= 0 and _is_membership(order[parent][0])
-            _add(parts, measured.parts, 1 + twice)
+            add_parts(parts, measured.parts, 1 + twice)
             if parent >= 0:
                 below[parent].append((node, measured))
             else:
                 add_work(work, measured.cost.work)
         # The work of a part in a lambda is multiplied on the way to the root, so it is counted there.
-        _add(parts, work | {"": work[""] // WORK_PER_PART})
-        return _Measured(parts, measured.number, replace(measured.cost, work=work))
+        add_parts(parts, work | {"": work[""] // WORK_PER_PART})
+        return Measured(parts, measured.number, replace(measured.cost, work=work))
 
-    def _node(self, node: Node, children: list[tuple[Node, _Measured]], selects: _Selects) -> _Measured:
+    def _node(self, node: Node, children: list[tuple[Node, Measured]], selects: Selects) -> Measured:
         """A node with its own parts, given its child nodes."""
         kind, name = str(node.get("type", "")), str(node.get("name", "")).lower()
         below = [child.number for _, child in children]
         if kind == "Subquery":
             extent = self._subquery(node, selects[-1].tables if selects else {}, selects)
             lengths = longest([*extent.lengths.values()])
-            return _Measured(extent.parts, max(extent.values.values(), default=1), Cost(lengths))
+            return Measured(extent.parts, max(extent.values.values(), default=1), Cost(lengths))
         if kind == "Identifier":
             return self._identifier(str(node.get("name", "")), selects)
         if kind.endswith(("Asterisk", "Matcher")):
-            return _Measured(*_listed_columns(node, below, selects), Cost(is_fixed=False))
+            return Measured(*listed_columns(node, below, selects), Cost(is_fixed=False))
         is_scalar = kind == "Function" and name in _SCALARS
         cost = _cost(node, [(argument, child.cost) for argument, child in children], is_scalar=is_scalar)
         if is_scalar:
-            return _Measured({"": 1, **self._membership(node, selects)}, 1, cost)
+            return Measured({"": 1, **self._membership(node, selects)}, 1, cost)
         number = max(below, default=1)
         if kind == "Function" and name in _CONSTRUCTORS:
             number = max(1, sum(below))
         elif kind == "Function" and any(a.get("is_lambda_function") for a in members(node.get("arguments"))):
             # The lambda's result, for each element that the lambda receives.
             number = prod(below)
-        return _Measured({"": 1}, min(number, MAX_NUMBER), cost)
+        return Measured({"": 1}, min(number, MAX_NUMBER), cost)
 
-    def _membership(self, node: Node, selects: _Selects) -> Sum:
+    def _membership(self, node: Node, selects: Selects) -> Sum:
         """The parts that a table on the right of IN adds."""
         arguments = members(node.get("arguments"))
         if not selects or len(arguments) != 2 or arguments[1].get("type") != "Identifier":
@@ -301,7 +235,7 @@ class _Measure:
         known = selects[-1].tables.get(name)
         return known.parts if known is not None else {name: 1}
 
-    def _identifier(self, name: str, selects: _Selects) -> _Measured:
+    def _identifier(self, name: str, selects: Selects) -> Measured:
         """A name: an alias of an enclosing SELECT, or else a column."""
         for select in reversed(selects):
             # In a subquery, a name means a column of its tables, or an outer alias that WITH defines.
@@ -314,9 +248,9 @@ class _Measure:
         column = name.rpartition(".")[2]
         number = max((select.values.get(column, 1) for select in selects), default=1)
         length = longest(select.length_of(column) for select in selects)
-        return _Measured({"": 1}, number, Cost(length, is_fixed="" in length))
+        return Measured({"": 1}, number, Cost(length, is_fixed="" in length))
 
-    def _alias(self, alias: str, select: _Select, selects: _Selects) -> _Measured:
+    def _alias(self, alias: str, select: MeasuredSelect, selects: Selects) -> Measured:
         """The expression behind an alias, measured at its first use."""
         if alias not in select.measured:
             select.entered.add(alias)
@@ -329,20 +263,23 @@ class _Measure:
         return select.measured[alias]
 
 
-def _aliases(select: Node) -> dict[str, Node]:
-    """Alias → expression for the aliases of a SELECT, without those of its tables and in its subqueries."""
-    expressions: dict[str, Node] = {}
-    pending: list[object] = [{k: v for k, v in select.items() if k != "tables"}]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, list):
-            pending.extend(node)
-        elif isinstance(node, dict) and node.get("type") != "WithElement":
-            if isinstance(node.get("alias"), str):
-                expressions.setdefault(node["alias"], node)
-            if node.get("type") != "Subquery":
-                pending.extend(node.values())
-    return expressions
+def _union(extents: list[Extent]) -> Extent:
+    """The extent of a UNION, INTERSECT or EXCEPT, given those of its branches."""
+    parts: Counter[str] = Counter({"": len(extents)})
+    for query_extent in extents:
+        add_parts(parts, query_extent.parts)
+    # UNION matches columns by position, so a column may have the largest value of any branch.
+    widest = max((v for query_extent in extents for v in query_extent.values.values()), default=1)
+    names = {n for query_extent in extents for n in query_extent.values}
+    length = longest(v for query_extent in extents for v in query_extent.lengths.values())
+    long_names = {n for query_extent in extents for n in query_extent.lengths}
+    return Extent(
+        parts,
+        extents[0].columns if extents else {},
+        dict.fromkeys(names, widest),
+        dict.fromkeys(long_names, length),
+        frozenset(n for query_extent in extents for n in query_extent.passed),
+    )
 
 
 def _with_parents(root: object) -> list[tuple[Node, int]]:
@@ -390,32 +327,6 @@ def _lambda_arguments(order: list[tuple[Node, int]]) -> list[frozenset[str]]:
 
 def _is_membership(node: Node) -> bool:
     return node.get("type") == "Function" and str(node.get("name", "")).lower() in MEMBERSHIP
-
-
-def _listed_columns(node: Node, below: list[int], selects: _Selects) -> tuple[Sum, int]:
-    """The parts and elements of `*` or COLUMNS: all columns, and all of them again for each transformer."""
-    copies = 1 + len(members(node.get("transformers")))
-    parts: Counter[str] = Counter({"": copies})
-    if selects:
-        # Transformers become nested calls: the cost grows with the square of their number.
-        _add(parts, _width(node, selects[-1], 1), copies * (1 + copies // 8))
-    widest = max(selects[-1].values.values(), default=1) if selects else 1
-    return parts, min(MAX_NUMBER, widest * prod(below))
-
-
-def _width(item: Node, select: _Select, number: int) -> Sum:
-    """The number of columns that a SELECT item becomes."""
-    kind = str(item.get("type", ""))
-    if kind.startswith("Qualified"):
-        name = str((item.get("qualifier") or {}).get("name", ""))
-        return select.columns_by_table.get(name, select.columns)
-    if kind.endswith(("Asterisk", "Matcher")):
-        return select.columns
-    return {"": number if str(item.get("name", "")).lower() == "untuple" else 1}
-
-
-def _name(item: Node) -> str:
-    return str(item.get("alias") or str(item.get("name", "")).rpartition(".")[2])
 
 
 def _grouping(select: Node) -> int:

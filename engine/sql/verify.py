@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from engine.errors import SQL_REFUSED, SQL_SYNTAX, VIEW_SHAPE, RookeryError
 from engine.sql import shape
 from engine.sql.argument_bounds import GENERATED, bound_arguments
-from engine.sql.checker import CheckedTree, check_tree
+from engine.sql.checked_tree import CheckedTree
+from engine.sql.checker import check_tree
 from engine.sql.expanded_size import Extent
 from engine.sql.grammar import refuse
 from engine.sql.size_measure import extent
