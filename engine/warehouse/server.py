@@ -7,19 +7,14 @@ BUSY.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
-import clickhouse_connect
 import orjson
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.httputil import get_pool_manager
-from urllib3 import PoolManager
 
 from engine import errors
 from engine.observe.requests import note_read
@@ -50,11 +45,9 @@ from engine.warehouse.render import (
     with_quoted_integers,
     with_settings,
 )
+from engine.warehouse.server_client import Credentials, open_client, translated
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
-
-# The library logs errors that callers receive as exceptions anyway.
-logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 _READ_BYTES = 1 << 18
 _SYNTAX_ERROR = 62
@@ -62,14 +55,6 @@ _READER_HINT = (
     "the reader needs a profile with readonly = 2 (not 1), so that each query can set its limits; "
     "see deploy/clickhouse/users.xml"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user of a ClickHouse server."""
-
-    user: str
-    password: str = field(repr=False)
 
 
 class ServerWarehouse:
@@ -89,8 +74,8 @@ class ServerWarehouse:
         self._selects = parser.Selects(self._ask)
         self._pool = get_pool_manager(maxsize=options.readers + 4, block=False)
         try:
-            with _translated():
-                self._writer = _client(url, writer, {}, self._pool)
+            with translated():
+                self._writer = open_client(url, writer, {}, self._pool)
                 self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(options.database)}")
             known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
             for name, value in CORRECTNESS_SETTINGS.items():
@@ -99,7 +84,7 @@ class ServerWarehouse:
             self._zone = self._server_zone(options.zone)
             self._writer.set_client_setting("session_timezone", self._zone)
             self._reader = self._open_reader(url, reader or writer, options.database, known)
-            with _translated():
+            with translated():
                 version = str(self._writer.command("SELECT version()"))
                 self._parses = self._can_parse()
         except BaseException:
@@ -127,7 +112,7 @@ class ServerWarehouse:
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> None:
         self._check_open()
-        with _translated():
+        with translated():
             if is_insert(sql):
                 self._writer.command(with_settings(sql, settings), parameters=used_bindings(sql, bindings))
             else:
@@ -145,7 +130,7 @@ class ServerWarehouse:
         # If a connection breaks, the client repeats the request unless its body is an iterator. An insert must not be
         # repeated here, because its rows could be stored twice.
         body: Any = iter([data] if isinstance(data, bytes) else data)
-        with _translated():
+        with translated():
             summary = self._writer.raw_insert(
                 table,
                 column_names=list(columns) or None,
@@ -176,7 +161,7 @@ class ServerWarehouse:
         self._check_open()
         if self._parses:
             self._selects.check(statement.sql)
-        with self._query_slot(), _translated():
+        with self._query_slot(), translated():
             output = self._reader.raw_query(
                 sql,
                 parameters=used_bindings(sql, statement.bindings),
@@ -188,7 +173,7 @@ class ServerWarehouse:
     def cancel(self, id: str) -> None:
         # These are the reader's own queries, so it may end them without a grant, although it can only read.
         self._check_open()
-        with _translated():
+        with translated():
             self._reader.command("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": id})
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
@@ -277,7 +262,7 @@ class ServerWarehouse:
         # Older servers lack some of the settings, and would refuse queries with them.
         settings = {name: value for name, value in candidates.items() if name in known}
         try:
-            client = _client(url, reader, settings, self._pool)
+            client = open_client(url, reader, settings, self._pool)
             client.database = database
             client.query("SELECT 1 SETTINGS max_execution_time = 5, max_memory_usage = 1000000000")
         except Exception as exc:
@@ -307,7 +292,7 @@ class ServerWarehouse:
     def _rows(self, client: Client, sql: str, bindings: Mapping[str, Value] | None) -> Rows:
         """Run a statement on a client and read its whole result."""
         self._check_open()
-        with _translated():
+        with translated():
             result = client.query(sql, parameters=used_bindings(sql, bindings))
             return Rows(
                 tuple(result.column_names),
@@ -360,53 +345,7 @@ class ServerWarehouse:
                 response.close()
 
 
-def has_database(url: str, name: str, credentials: Credentials) -> bool:
-    """Whether a ClickHouse server has a database. Raises UNREACHABLE, AUTHENTICATION."""
-    pool = get_pool_manager(maxsize=1)
-    try:
-        with _translated():
-            client = _client(url, credentials, {}, pool)
-            return bool(int(str(client.command(f"EXISTS DATABASE {quote(name)}"))))
-    finally:
-        pool.clear()
-
-
-def _client(url: str, credentials: Credentials, settings: Mapping[str, int | str], pool: PoolManager) -> Client:
-    """A client for a URL. Raises UNREACHABLE for a URL that is not one of an HTTP interface."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
-        raise EngineError(
-            errors.UNREACHABLE,
-            "ROOKERY_CLICKHOUSE_URL must look like http://host:8123 or https://host:8443",
-        )
-    secure = parts.scheme == "https"
-    return clickhouse_connect.get_client(
-        interface=parts.scheme,
-        host=parts.hostname,
-        port=port or (8443 if secure else 8123),
-        username=credentials.user,
-        password=credentials.password,
-        settings=dict(settings),
-        pool_mgr=pool,
-        proxy_path=parts.path.strip("/"),
-        autogenerate_session_id=False,
-    )
-
-
 def _note_summary(header: str | None) -> None:
     """Note what the server had read for a query when it sent the headers of its response."""
     summary = orjson.loads(header) if header else {}
     note_read(*(int(summary.get(name, 0)) for name in ("result_rows", "read_rows", "read_bytes")))
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Translate every exception of the client to EngineError."""
-    try:
-        yield
-    except Exception as exc:
-        raise translate(exc) from exc

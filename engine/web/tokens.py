@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine.control import tokens
+from engine.control import signing_keys, tokens
 from engine.errors import BAD_REQUEST, RookeryError
 from engine.tokens import Scope
 from engine.web.access import READ_METHODS, claims_of
@@ -98,9 +98,9 @@ async def signing_key(request: Request) -> Response:
     """`GET /v0/signing-key` shows the key; `POST` with `{overlap}` rotates it."""
     services = control(request)
     if request.method in READ_METHODS:
-        return JSONResponse(await in_thread(services, partial(tokens.signing_key, services.workspace)))
+        return JSONResponse(await in_thread(services, partial(signing_keys.newest, services.workspace)))
     body = await body_as(SigningKeyBody, request)
-    return JSONResponse(await in_thread(services, partial(tokens.rotate, services.workspace, body.overlap)))
+    return JSONResponse(await in_thread(services, partial(signing_keys.rotate, services.workspace, body.overlap)))
 
 
 def routes() -> list[Route]:

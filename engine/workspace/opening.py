@@ -9,7 +9,8 @@ from engine.settings import HOME, Settings, private_directory
 from engine.warehouse.directory import is_locked, locked_briefly
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Warehouse, WarehouseOptions, limit_settings
-from engine.warehouse.server import Credentials, ServerWarehouse, has_database
+from engine.warehouse.server import ServerWarehouse
+from engine.warehouse.server_client import Credentials, has_database
 from engine.workspace.workspace import Workspace
 
 

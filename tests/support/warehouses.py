@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.warehouse.port import Warehouse, WarehouseOptions
-from engine.warehouse.server import Credentials, ServerWarehouse
+from engine.warehouse.server import ServerWarehouse
+from engine.warehouse.server_client import Credentials
 from tests.support.clickhouse_http import READER, WRITER, serve
 
 EMPTY = "rk_test_empty"
