@@ -78,7 +78,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/error_trailer.py:_BARE": [("", "\nCode: 1", ""), ("\nCode: ", "1", "")],
     "engine/warehouse/dedup_log_repair.py:_PART": [],  # names of files
     "engine/warehouse/dedup_log_repair.py:_LOG": [("deduplication_log_", "1", "x")],
-    "engine/tokens.py:RESOURCE": [("", "a", "-")],
+    "engine/tokens/claims.py:RESOURCE": [("", "a", "-")],
     "engine/observe/redaction.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],
     "engine/observe/redaction.py:_DOTTED": [("", "ey-", ""), ("", "ey.", ""), ("p.", "a", ""), ("", "a.", "&")],
     "engine/observe/redaction.py:_TOKEN_PART": [("", "ey-", "")],

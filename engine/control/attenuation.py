@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from engine.errors import SCOPE, RookeryError
-from engine.tokens import Claims, Scope
+from engine.tokens.claims import Claims, Scope
 
 _READ_SCOPES = frozenset({"PIPES:READ", "DATASOURCES:READ"})
 

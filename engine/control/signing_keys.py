@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import BAD_SCOPE, RookeryError
 from engine.observe import events
-from engine.tokens import SigningKey
+from engine.tokens.jwts import SigningKey
 from engine.workspace.workspace import Workspace
 
 MAX_OVERLAP_SECONDS = 366 * 86_400

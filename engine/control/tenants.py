@@ -40,7 +40,7 @@ from engine.observe import events
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, nest_database, quote
-from engine.tokens import TOKEN_KINDS
+from engine.tokens.static_tokens import TOKEN_KINDS
 from engine.warehouse import ddl
 from engine.warehouse.catalog import load_tables, read_schema
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal

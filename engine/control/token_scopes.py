@@ -9,7 +9,7 @@ from engine.compiler.filters import parse_filter
 from engine.control.ids import check_id
 from engine.errors import BAD_FILTER, BAD_SCOPE, BAD_TOKEN, SCOPE, UNKNOWN_TENANT, RookeryError
 from engine.template.parameters import check_enum, coerce
-from engine.tokens import WORKSPACE_SCOPES, Claims, Scope, check_combination
+from engine.tokens.claims import WORKSPACE_SCOPES, Claims, Scope, check_combination
 from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 

@@ -21,15 +21,9 @@ from engine.errors import (
 from engine.observe import events
 from engine.project.model import Project
 from engine.settings import private_file
-from engine.tokens import (
-    JWT_SCOPES,
-    TOKEN_KINDS,
-    Claims,
-    Scope,
-    StaticToken,
-    sign,
-    static_text,
-)
+from engine.tokens.claims import JWT_SCOPES, Claims, Scope
+from engine.tokens.jwts import sign
+from engine.tokens.static_tokens import TOKEN_KINDS, StaticToken, static_text
 from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 

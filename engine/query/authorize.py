@@ -34,8 +34,10 @@ from engine.query.request import QueryRequest
 from engine.query.token_filters import token_filters
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import base_type, canonical_tenant
-from engine.tokens import Claims, Rules, static_id, usable_keys, verify
-from engine.tokens import Scope as TokenScope
+from engine.tokens.claims import Claims
+from engine.tokens.claims import Scope as TokenScope
+from engine.tokens.jwts import Rules, usable_keys, verify
+from engine.tokens.static_tokens import static_id
 from engine.workspace.snapshot import Snapshot, TenantRecord, per_snapshot
 from engine.workspace.workspace import Workspace
 

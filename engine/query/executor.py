@@ -36,7 +36,7 @@ from engine.sql.checker import UnknownTableError
 from engine.sql.verify import Verified
 from engine.template.environment import Binder, Template
 from engine.template.parameters import coerce
-from engine.tokens import Claims
+from engine.tokens.claims import Claims
 from engine.warehouse.port import Format, Statement, Stream, Value, limit_settings
 from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.snapshot import Snapshot, per_snapshot

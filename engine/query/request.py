@@ -9,7 +9,7 @@ from typing import Any
 from engine.observe.timer import Timer
 from engine.query.running import Ticket
 from engine.query.trace import Trace
-from engine.tokens import Claims
+from engine.tokens.claims import Claims
 from engine.warehouse.port import Format
 
 

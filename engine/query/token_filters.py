@@ -9,7 +9,7 @@ from engine.compiler.filters import ParsedFilter, parse_filter
 from engine.compiler.scope import TABLE_ALIAS, RowFilter
 from engine.errors import BAD_FILTER, RookeryError
 from engine.schema import Name
-from engine.tokens import Claims
+from engine.tokens.claims import Claims
 from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import SCOPE, RookeryError
 from engine.query import authorize
-from engine.tokens import SCOPE_TYPES, Claims
+from engine.tokens.claims import SCOPE_TYPES, Claims
 from engine.web.requests import head_of
 
 READ_METHODS = frozenset({"GET", "HEAD"})

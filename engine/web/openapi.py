@@ -11,7 +11,7 @@ from engine.errors import RookeryError
 from engine.schema import Column
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import integer_bounds
-from engine.tokens import Claims
+from engine.tokens.claims import Claims
 from engine.warehouse.render import QUOTE_SETTING
 from engine.web import openapi_routes as routes
 from engine.web.access import ACCESS

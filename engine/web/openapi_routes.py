@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.tokens import SCOPE_TYPES, Claims
+from engine.tokens.claims import SCOPE_TYPES, Claims
 from engine.web.access import ACCESS, is_allowed
 
 Schema = dict[str, Any]

@@ -13,7 +13,7 @@ from engine.errors import BAD_FORMAT, RookeryError
 from engine.observe.timer import Timer
 from engine.query.explain import explain
 from engine.query.request import QueryRequest
-from engine.tokens import Claims
+from engine.tokens.claims import Claims
 from engine.warehouse.port import Format
 from engine.web import openapi
 from engine.web.access import claims_of

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from engine.control import signing_keys, tokens
 from engine.errors import BAD_REQUEST, RookeryError
-from engine.tokens import Scope
+from engine.tokens.claims import Scope
 from engine.web.access import READ_METHODS, claims_of
 from engine.web.bodies import NoBody, SigningKeyBody, TokenBody, body_as
 from engine.web.control import control, in_thread

@@ -13,7 +13,8 @@ from engine.errors import Collector, RookeryError
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import nest_database
-from engine.tokens import TOKEN_KINDS, SigningKey, StaticToken
+from engine.tokens.jwts import SigningKey
+from engine.tokens.static_tokens import TOKEN_KINDS, StaticToken
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -17,7 +17,8 @@ from engine.plan.insert_lock import InsertLock
 from engine.plan.view_lock import ViewLock
 from engine.project.model import Project
 from engine.settings import Settings
-from engine.tokens import SigningKey, new_secret
+from engine.tokens.jwts import SigningKey
+from engine.tokens.static_tokens import new_secret
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry

@@ -13,7 +13,7 @@ from engine.control import tenants
 from engine.errors import TENANT_CHANGING, RookeryError
 from engine.query.executor import Queries
 from engine.query.request import QueryRequest
-from engine.tokens import Claims, Scope
+from engine.tokens.claims import Claims, Scope
 from engine.warehouse.port import Statement, Stream
 from engine.web.requests import TENANT_HEADER
 from tests.support.in_process import Rookery, open_rookery

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from engine import tokens
 from engine.compiler import filters
+from engine.tokens import claims, jwts
 from engine.web import access
 from tests.docs.reading import ROOT, rows
 
@@ -14,19 +14,19 @@ TEXT = (ROOT / "docs" / "tokens.md").read_text(encoding="utf-8")
 
 def test_claims() -> None:
     documented = {name.strip("`"): need for name, need, _ in rows(TEXT, "JWT")}
-    assert set(documented) == tokens._CLAIMS
+    assert set(documented) == jwts._CLAIMS
     assert {n for n, need in documented.items() if need} == {"workspace_id", "name", "exp", "scopes"}
 
 
 def test_scopes() -> None:
-    assert [scope.strip("`") for scope, _ in rows(TEXT, "Scopes")] == list(tokens.SCOPE_TYPES)
+    assert [scope.strip("`") for scope, _ in rows(TEXT, "Scopes")] == list(claims.SCOPE_TYPES)
 
 
 def _cell(scopes: frozenset[str]) -> str:
     """How the table lists the scopes that allow a route."""
     if scopes is access.PUBLIC:
         return "no token needed"
-    narrow = [f"`{s}`" for s in tokens.SCOPE_TYPES if s in scopes and s != "ADMIN"]
+    narrow = [f"`{s}`" for s in claims.SCOPE_TYPES if s in scopes and s != "ADMIN"]
     return ", ".join(narrow) or "`ADMIN`"
 
 
@@ -43,7 +43,7 @@ def test_routes_by_scope() -> None:
 
 def test_scopes_of_jwts() -> None:
     sentence = TEXT.partition("A JWT can have ")[2].partition(".")[0]
-    assert set(re.findall(r"`([A-Z:]+)`", sentence)) == tokens.JWT_SCOPES
+    assert set(re.findall(r"`([A-Z:]+)`", sentence)) == claims.JWT_SCOPES
 
 
 def test_functions_of_filters() -> None:

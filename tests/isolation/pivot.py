@@ -23,7 +23,7 @@ from engine.query.executor import Queries
 from engine.query.request import QueryRequest
 from engine.schema import literal
 from engine.settings import Settings
-from engine.tokens import Claims, Scope
+from engine.tokens.claims import Claims, Scope
 from engine.warehouse.port import Input, Warehouse
 from engine.workspace.opening import open_warehouse
 from engine.workspace.snapshot import DeployedFile

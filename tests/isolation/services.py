@@ -23,7 +23,8 @@ from engine.query.executor import Queries
 from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
 from engine.settings import load
-from engine.tokens import Claims, Scope, sign
+from engine.tokens.claims import Claims, Scope
+from engine.tokens.jwts import sign
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input, WarehouseOptions
 from engine.workspace.snapshot import DeployedFile

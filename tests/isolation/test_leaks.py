@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from engine import errors
 from engine.errors import RookeryError
 from engine.query import authorize, executor
-from engine.tokens import Scope
+from engine.tokens.claims import Scope
 from engine.warehouse.port import Format
 from engine.web import openapi
 from tests.isolation.probes import LANDING_PROBES, OTHERS, PROBES, SHAPES, matrix

@@ -15,8 +15,8 @@ from engine.control.doctor import examination
 from engine.errors import RookeryError
 from engine.query.executor import Queries
 from engine.query.request import QueryRequest
-from engine.tokens import Claims
-from engine.tokens import Scope as TokenScope
+from engine.tokens.claims import Claims
+from engine.tokens.claims import Scope as TokenScope
 from tests.support.compiling import problems_of
 from tests.support.in_process import Rookery, open_rookery
 

@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from engine.errors import RookeryError
-from engine.tokens import Rules, SigningKey, verify
+from engine.tokens.jwts import Rules, SigningKey, verify
 from tests.support.server import Server
 from tests.web.responses import data, refused
 
