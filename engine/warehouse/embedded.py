@@ -275,7 +275,7 @@ class EmbeddedWarehouse:
 
     def _handle(self, prepare: Callable[[Handle], None]) -> Handle:
         """A new handle, closed again if `prepare` fails on it."""
-        handle = Handle(self._directory.path, self._directory.config)
+        handle = Handle(self._directory.path, self._directory.config, self._anchor)
         try:
             prepare(handle)
         except BaseException:

@@ -58,6 +58,19 @@ SHORT_QUERY_SETTINGS: Mapping[str, int | str] = {
 }
 """Settings that make short queries on the embedded engine faster without changing results."""
 
+_CLIENT_FACTS = (
+    "server_version",
+    "server_tz",
+    "server_settings",
+    "protocol_version",
+    "_dst_safe",
+    "_apply_server_tz",
+)
+"""Attributes in which a client of clickhouse-connect stores what it has asked the engine."""
+
+_CLIENT_SETTINGS = ("date_time_input_format", "cast_string_to_dynamic_use_inference")
+"""Settings that clickhouse-connect sets on its own connections."""
+
 # The blocks of a Parquet document are compressed once, when they are merged.
 _UNCOMPRESSED_PARQUET = "SET output_format_parquet_compression_method = 'none'"
 
@@ -68,15 +81,20 @@ class Handle:
     After an error it may still contain output of the failed query, so it must be closed and not used again.
     """
 
-    def __init__(self, path: Path, config: Path) -> None:
-        """Connect, and start the engine if this is the first handle. Raises DIRECTORY_BUSY if that fails."""
+    def __init__(self, path: Path, config: Path, first: Handle | None = None) -> None:
+        """Connect, and start the engine if this is the first handle. Raises DIRECTORY_BUSY if that fails.
+
+        A `first` handle on the same engine spares this one the question for the engine's settings.
+        """
         self._path = path
         self._restriction: tuple[str, ...] = ()
         self._reading: Any = None
         try:
-            self._client: Client = clickhouse_connect.get_client(
-                interface="chdb", path=str(path), chdb_options={"config-file": str(config)}
+            options: dict[str, Any] = {"path": str(path), "chdb_options": {"config-file": str(config)}}
+            self._client: Client = (
+                first._further(**options) if first else clickhouse_connect.get_client(interface="chdb", **options)
             )
+            self._further: type[Client] = first._further if first else _further(self._client)
         except Exception as exc:
             if "Invalid time zone" in str(exc):
                 message = "the engine does not know the time zone that the settings, or the data directory, name"
@@ -194,6 +212,31 @@ class Handle:
             raise EngineError(
                 errors.ENGINE_INTERNAL, "a database handle could not be closed", detail=str(exc)
             ) from exc
+
+
+def _further(first: Client) -> type[Client]:
+    """The class of further clients of an engine.
+
+    A client reads all settings of the engine, about 1,800, when it is created. That takes 12 ms, and a handle is
+    replaced after every failed query.
+    """
+    kind: Any = type(first)
+
+    class Further(kind):  # type: ignore[misc]
+        """A client that copies what the first one has asked."""
+
+        def _init_common_settings(self, *args: Any) -> None:
+            known = {name: getattr(first, name) for name in _CLIENT_FACTS if hasattr(first, name)}
+            if len(known) < len(_CLIENT_FACTS):
+                # Another version of the library keeps them under other names.
+                super()._init_common_settings(*args)
+                return
+            self.__dict__.update(known)
+            for name in _CLIENT_SETTINGS:
+                if (value := first.get_client_setting(name)) is not None:
+                    self.set_client_setting(name, value)
+
+    return Further
 
 
 class Block:

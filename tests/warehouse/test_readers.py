@@ -11,6 +11,7 @@ import pytest
 
 from engine import errors
 from engine.errors import RookeryError
+from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Warehouse
 from tests.support.reading import MANY, read, rows_of
@@ -32,6 +33,22 @@ def test_engine_errors_have_their_codes(warehouse: Warehouse) -> None:
     with pytest.raises(EngineError) as caught:
         warehouse.query("SELECT {p:UInt8}", {"p": "x"})
     assert (caught.value.engine_code, caught.value.code) == (457, errors.BAD_PARAMETER)
+
+
+def test_a_failed_query_does_not_read_the_settings_again(embedded: EmbeddedWarehouse) -> None:
+    """It retires its handle, and a new handle does not ask for the engine's 1,800 settings again."""
+    counted = "SELECT value FROM system.events WHERE event = 'Query'"
+    changed = "SELECT name, value FROM system.settings WHERE changed ORDER BY name"
+    settings = embedded.query(changed).rows
+    failures = 6
+    ((before,),) = embedded.query(counted).rows
+    for _ in range(failures):
+        with pytest.raises(EngineError):
+            embedded.query("SELECT throwIf(1)")
+    ((after,),) = embedded.query(counted).rows
+    # The failing query, and the three statements that set a new handle's settings.
+    assert after - before <= (1 + 3) * failures + 1
+    assert embedded.query(changed).rows == settings
 
 
 # --- readers -----------------------------------------------------------------------------------------------------
