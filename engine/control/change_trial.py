@@ -1,5 +1,5 @@
-"""Tries the column changes of a plan in the scratch database, so that a change that the engine refuses stops a push
-before it begins.
+"""Tries the column changes of a plan in the scratch database, and conversions on the existing rows, so that a change
+that the engine refuses stops a push before it begins.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from engine.compiler.build import Build
 from engine.compiler.refused_definitions import short_message
 from engine.errors import CHANGE_REFUSED, Problems, RookeryError
+from engine.plan.conversions import conversion_error
 from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Plan
 from engine.warehouse.catalog import read_schema
 from engine.workspace.trial import Refusal, refused_changes
@@ -24,15 +25,29 @@ def check_changes(workspace: Workspace, plan: Plan, compiled: Build) -> None:
         raise Problems(problems)
 
 
+def check_conversions(workspace: Workspace, plan: Plan, compiled: Build) -> None:
+    """Raise Problems (RK2030) if existing rows cannot be converted to the plan's new types. Reads these columns."""
+    problems = []
+    for step in plan.steps:
+        if isinstance(step, ChangeColumn) and step.previous is not None:
+            error = conversion_error(step, workspace.warehouse)
+            if error is not None:
+                problems.append(_problem(Refusal(step, error), compiled))
+    if problems:
+        raise Problems(problems)
+
+
 def _problem(refusal: Refusal, compiled: Build) -> RookeryError:
     step, error = refusal.step, refusal.error
     source = compiled.project.datasources.get(step.resource)
     column = source.column(step.column.name) if source and isinstance(step, AddColumn | ChangeColumn) else None
     change = f"column `{column.name}`" if column else step.reason
+    refused = f"`{step.resource}` exists, and its table cannot be changed like this: {change}: "
     return RookeryError(
         CHANGE_REFUSED,
-        f"`{step.resource}` exists, and its table cannot be changed like this: {change}: {short_message(error)}",
+        refused + short_message(error),
         hint="keep the deployed definition, or declare a datasource with another name and move the rows there",
         place=column.place_of("type") if column else source.place if source else None,
         detail=error.detail,
+        public=refused + error.public,
     )

@@ -19,6 +19,7 @@ from engine.fanout.suspended_views import record_replacement
 from engine.fanout.suspension_records import suspended
 from engine.fanout.view_repairs import repairable, still_failing
 from engine.plan.apply import ApplyContext, apply
+from engine.plan.conversions import failed_conversions, with_stored_types
 from engine.plan.coverage import Coverage
 from engine.plan.diff import CHANGED, DiffOptions, diff, with_feeders
 from engine.plan.progress import Progress, silent
@@ -98,7 +99,8 @@ def _plan(workspace: Workspace, snapshot: Snapshot, build: Build, schemas: _Sche
     """Compare two schemas in the same spelling, and refuse a plan that would touch objects of other programs."""
     # The engine rewrites types and defaults. Unless both sides have the same spelling, every push would find changes.
     desired = workspace.analyser.canonical(schemas.desired)
-    live = _without_state_tables(schemas.live)
+    failed = failed_conversions(workspace.warehouse, workspace.name)
+    live = with_stored_types(_without_state_tables(schemas.live), failed)
     sizes = _row_counts(workspace, desired.databases)
     diff_options = DiffOptions(
         prune=options.prune,

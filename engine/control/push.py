@@ -13,7 +13,7 @@ from typing import Any, Literal
 from engine.compiler.build import Build
 from engine.compiler.diagnostics import compile_all
 from engine.compiler.views import workspace_schema
-from engine.control.change_trial import check_changes
+from engine.control.change_trial import check_changes, check_conversions
 from engine.control.ids import check_ids
 from engine.control.kept_targets import check_targets_are_kept, pipes_that_continue, warn_of_unchanged
 from engine.control.planning import (
@@ -36,6 +36,7 @@ from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspension_records import forget_repaired, suspended
 from engine.observe import events
+from engine.plan.conversions import undo_failed_conversions
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
@@ -152,8 +153,9 @@ def push(
     """Make the workspace what the given files, merged over the deployed ones, declare.
 
     `announce` is called with what the push is about to do, before anything is done or refused.
-    Raises Problems for everything that is wrong in the files, RK3001 for losses that are not allowed, RK3012 for a
-    query that fails on existing rows, and RK3010 when shared history cannot be delivered.
+    Raises Problems for everything that is wrong in the files, RK3001 for losses that are not allowed, RK2030 for
+    rows that cannot be converted, RK3012 for a query that fails on existing rows, and RK3010 when shared history
+    cannot be delivered.
     """
     with workspace.changes:
         proposal = _prepare(workspace, files, options)
@@ -163,6 +165,7 @@ def push(
         permit(proposal.plan, options.allow)
         # Counted before the views are created again, because the records of what they have missed are deleted then.
         proposal = proposal.with_warnings(expired_rows(workspace, proposal.plan))
+        check_conversions(workspace, proposal.plan, proposal.compiled.build)
         rehearse(workspace, proposal.plan)
         delivered = _execute(workspace, proposal, progress)
         changes = proposal.result.changes
@@ -184,6 +187,7 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
         # determine which nests have views on landing. The second refresh reads the modes that this step may have
         # recorded.
         reconcile_modes(workspace, snapshot.build)
+        undo_failed_conversions(workspace.warehouse, workspace.name)
         snapshot = workspace.refresh()
     build = compiled.build
     continued = pipes_that_continue(snapshot, build, options.skip_backfill)

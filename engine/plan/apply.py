@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -178,6 +179,11 @@ def _run(warehouse: Warehouse, step: Step) -> None:
     try:
         warehouse.execute(_sql(step, warehouse.capabilities))
     except RookeryError as exc:
+        if isinstance(step, ChangeColumn) and step.previous is not None:
+            # A row that cannot be converted may have arrived after the conversion was tried. If the column cannot be
+            # changed back now, the next push does it.
+            with suppress(RookeryError):
+                warehouse.execute(ddl.modify_column(step.name, step.previous))
         failed = f"{step.action} {step.subject} failed: "
         raise RookeryError(
             APPLY_FAILED,

@@ -126,6 +126,8 @@ class ChangeColumn(Step):
 
     name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
+    previous: Column | None = None
+    """The column before it is converted to another type; None if its type stays."""
 
     @property
     def subject(self) -> str:

@@ -65,7 +65,7 @@ class TableComparison:
         narrower = self._rows > 0 and not widens(old.type, new.type)
         effect = f"converts {ROWS}" + (", and loses values that do not fit the new type" if narrower else "")
         reason = f"type {old.type} → {new.type}"
-        step = ChangeColumn(self._resource, reason, True, effect, self._tenant, self._table.name, new)
+        step = ChangeColumn(self._resource, reason, True, effect, self._tenant, self._table.name, new, old)
         return replace(step, loss="lost" if narrower else "none", rows=self._rows)
 
 

@@ -56,6 +56,7 @@ WITHOUT_CHANGES: dict[str, Check] = {
     "orphan": deployment_checks.orphans,
     "unknown-nest": deployment_checks.unknown_nests,
     "unfinished-tenant": deployment_checks.unfinished_tenants,
+    "failed-conversion": storage_checks.failed_conversion,
     "unfinished-history": delivery_checks.unfinished_history,
 }
 """Checks of states that every change passes through; they run with `Workspace.changes` held."""

@@ -23,6 +23,7 @@ from engine.control.doctor.table_repair import TableRepair
 from engine.control.planning import desired_schema
 from engine.errors import UNKNOWN_RESOURCE, ZONE, RookeryError, did_you_mean
 from engine.observe import events
+from engine.plan.conversions import undo_failed_conversions
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
 from engine.schema import Name
@@ -44,6 +45,7 @@ def repair(workspace: Workspace, allow: Collection[str] = (), progress: Progress
             message = f"no resource is named `{unknown[0][:120]}`, so there is nothing to allow"
             hint = did_you_mean(unknown[0], snapshot.build.relations, "rookery datasource ls")
             raise RookeryError(UNKNOWN_RESOURCE, message, hint=hint)
+        undo_failed_conversions(workspace.warehouse, workspace.name)
         live = read_schema(workspace.warehouse, workspace.name)
         context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot), progress)
         zone = other_zone(context)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from engine.compiler import storage
 from engine.control.doctor.detached_parts import detached_by_table
 from engine.control.doctor.findings import Context, Finding, error, warning
+from engine.plan.conversions import failed_conversions
 from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
 from engine.warehouse import ddl
+from engine.warehouse.errors import sentence
 from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, part_counts, reserve_of
 
 DEDUP_WINDOW_SETTING = "non_replicated_deduplication_window"
@@ -88,6 +90,13 @@ def disk(context: Context) -> Iterator[Finding]:
         yield error("disk", space.path, f"{why}: rows are refused", remedy)
     elif space.free < NEARLY_FULL_RESERVES * reserve:
         yield warning("disk", space.path, f"{why}: below {reserve >> 20:,} MiB rows are refused", remedy)
+
+
+def failed_conversion(context: Context) -> Iterator[Finding]:
+    """The rows of all columns have the type that the catalog has."""
+    for failed in failed_conversions(context.workspace.warehouse, context.workspace.name):
+        why = f"rows of column `{failed.column}` cannot be converted from {failed.type}: {sentence(failed.reason)}"
+        yield error("failed-conversion", failed.table, why, "rookery push, which changes the type back")
 
 
 def damaged(context: Context) -> Iterator[Finding]:
