@@ -96,7 +96,12 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/ingest/values/composite_types.py:_LAMBDA_PARAMETERS": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
     "engine/ingest/quarantine.py:_SPECIAL": [("", "a", "")],
     "engine/ingest/values/staging_mode.py:EMPTY_FIELD": [("", ",", " "), (",", " ", ""), ("", ', "" ', ""), ('""', "\t", "x")],
-    "engine/ingest/values/staging_mode.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
+    "engine/ingest/values/staging_mode.py:_EMPTY_ELEMENT": [("", "[", ""), ("[", " ", ""), ("", '[ "', "")],
+    "engine/ingest/values/plain_keys.py:_ESCAPED_KEY": [
+        ("", '"a', ""), ('"', "\\u", ""), ("", "\\", ""), ("", '\\"', ""), ("\\", "a", ""), ('"\\u"', " ", "x"),
+        ("", '\\a" ', ""),
+    ],
+    "engine/ingest/values/plain_keys.py:_ELEMENT": [("", "a", "")],
     "engine/ingest/row_expressions.py:NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
     "engine/ingest/bisect.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
     "engine/ingest/bisect.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],

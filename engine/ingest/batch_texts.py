@@ -10,6 +10,7 @@ from engine.ingest.batch import Append, AppendSlice
 from engine.ingest.formats.body_rows import is_unterminated_array, json_rows
 from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.json_values import BLANK
+from engine.ingest.values.plain_keys import may_have_escaped_keys, with_plain_keys
 from engine.ingest.values.shared_keys import expand_shared_keys
 from engine.ingest.values.staging import BOUND_TENANT_COLUMN, StageSchema
 from engine.warehouse.port import Input
@@ -78,14 +79,27 @@ def is_truncated(body: bytes, format: Input) -> bool:
     return is_unterminated_array(body) if format is Input.NDJSON else format is Input.CSV and is_unterminated(body)
 
 
-def with_shared_keys(schema: StageSchema, batch_texts: BatchTexts) -> list[bytes] | None:
-    """The bodies with the values of shared keys repeated under each column's name; None if a row is not an object."""
+def is_rewritten(schema: StageSchema, batch_texts: BatchTexts) -> bool:
+    """Whether the engine reads rows in another form than they were sent in."""
+    return bool(schema.shared) or (bool(schema.paths) and any(map(may_have_escaped_keys, batch_texts.texts)))
+
+
+def as_read(row: bytes, schema: StageSchema) -> bytes | None:
+    """A row of JSON in the form that the engine reads: the values of shared keys are repeated under each column's
+    name, and keys have no escapes where the engine would not read them. None if the row is not an object.
+    """
+    spread_row = expand_shared_keys(row, schema.shared) if schema.shared else row
+    return with_plain_keys(spread_row, schema.paths) if spread_row is not None and schema.paths else spread_row
+
+
+def rewritten_texts(schema: StageSchema, batch_texts: BatchTexts) -> list[bytes] | None:
+    """The bodies in the form that the engine reads; None if a row is not an object."""
     joined = [batch_texts.lines] if batch_texts.joined else []
     texts = []
     for rows in (*joined, *(json_rows_of(a) for a in batch_texts.separate)):
-        spread_rows = [expand_shared_keys(row, schema.shared) for row in rows]
-        objects = [row for row in spread_rows if row is not None]
-        if len(objects) < len(spread_rows):
+        rewritten = [as_read(row, schema) for row in rows]
+        objects = [row for row in rewritten if row is not None]
+        if len(objects) < len(rewritten):
             return None
         texts.append(b"\n".join(objects))
     return texts

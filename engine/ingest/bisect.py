@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
+from engine.ingest.batch_texts import as_read
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.json_values import has_unknown_escape
@@ -28,7 +29,6 @@ from engine.ingest.values.rejections import (
     unknown_keys_reason,
     unreadable_reason,
 )
-from engine.ingest.values.shared_keys import expand_shared_keys
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl
 from engine.project.datasource import Column
 from engine.schema import Name
@@ -154,10 +154,10 @@ class Bisection:
         """
         texts = {n: _numbered_row(n, self._rows.texts[n], self._rows.format) for n in numbers}
         numbered = {n: text for n, text in texts.items() if text is not None}
-        if not self._schema.shared or self._rows.format is not Input.NDJSON:
+        if self._rows.format is not Input.NDJSON or not (self._schema.shared or self._schema.paths):
             return numbered
-        spread_rows = {n: expand_shared_keys(text, self._schema.shared) for n, text in numbered.items()}
-        return {n: text for n, text in spread_rows.items() if text is not None}
+        rewritten = {n: as_read(text, self._schema) for n, text in numbered.items()}
+        return {n: text for n, text in rewritten.items() if text is not None}
 
     def _insert(
         self,

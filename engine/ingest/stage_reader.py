@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from engine.errors import UNKNOWN_COLUMNS, RookeryError
 from engine.ingest.batch import MAX_JOINED_BYTES, Append, StagedBatch
-from engine.ingest.batch_texts import BatchTexts, is_truncated, json_rows_of, slices_of, with_shared_keys
+from engine.ingest.batch_texts import BatchTexts, is_rewritten, is_truncated, json_rows_of, rewritten_texts, slices_of
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.file_columns import unknown_columns
@@ -72,7 +72,7 @@ class StageReader:
         """
         if self._must_inspect(batch, texts):
             return None
-        to_read = with_shared_keys(batch.schema, texts) if batch.schema.shared else texts.texts
+        to_read = rewritten_texts(batch.schema, texts) if is_rewritten(batch.schema, texts) else texts.texts
         if to_read is None:
             return None
         try:

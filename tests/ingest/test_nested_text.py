@@ -62,6 +62,5 @@ def test_nested_text_is_kept_byte_for_byte(rookery: Rookery, number: int) -> Non
 
 
 def test_a_key_with_escapes_is_read(rookery: Rookery) -> None:
-    """The engine parses the enclosing object and writes its values in its own form."""
     assert append(rookery, "deeper_0", '{"id": 300, "data": {"m\\u0065ta": {"x": 1}}}') == (1, 0)
-    assert rookery.rows("SELECT meta FROM main.deeper_0 WHERE id = 300") == [('{"x":1}',)]
+    assert rookery.rows("SELECT meta FROM main.deeper_0 WHERE id = 300") == [('{"x": 1}',)]

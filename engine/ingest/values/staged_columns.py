@@ -84,7 +84,8 @@ class ColumnStager:
             # The stage's column gets a name that the file does not have, so that its default applies.
             name, source_type = f"_rk_{OWN_NAMES}_{column.name}", "text"
         value = quote(name)
-        if self.mode.integers_as_text and self.format is Input.NDJSON and integer_bounds(type.kind):
+        is_wide = type.kind.endswith(("128", "256"))
+        if self.mode.integers_as_text and self.format is Input.NDJSON and integer_bounds(type.kind) and not is_wide:
             # The engine's number parser reads true and false as 1 and 0, but it does not parse this value.
             value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
         wide = wide_type_of(type, integers_as_text=self.mode.integers_as_text, source_type=source_type)

@@ -23,7 +23,7 @@ Step = str | None
 def stage_array_values(column: Column, name: str, *, integers_as_text: bool = False) -> StagedColumn:
     """Stage an array column that collects the value at a path in each object of an array. `name` is the stage's."""
     element = _element_type(column)
-    wide = wide_type_of(element, integers_as_text=integers_as_text)
+    wide = wide_type_of(element, integers_as_text=integers_as_text, is_json_element=True)
     first, *steps = column.steps
     return _stage_array(column, name, str(first), steps, _element(element, wide))
 

@@ -15,6 +15,7 @@ from engine.compiler.scope import tenant_literal
 from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.row_expressions import names_in
 from engine.ingest.values.fast_path import fast_tenant_check
+from engine.ingest.values.plain_keys import PathTree, tuple_paths
 from engine.ingest.values.shared_keys import KeyReader
 from engine.ingest.values.staged_columns import OWN_NAMES, ColumnStager
 from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode
@@ -58,6 +59,8 @@ class StageSchema:
     """
     shared: Mapping[bytes, tuple[KeyReader, ...]] = field(default_factory=dict)
     """The keys of events, in lower case, that several of the stage's columns are filled from."""
+    paths: Mapping[bytes, PathTree] = field(default_factory=dict)
+    """The paths on which the engine does not read keys with escapes, by the stage's column."""
     expiry: ExpiryCheck | None = None
     """The condition for stored rows whose TTL does not overflow, if it may."""
 
@@ -157,7 +160,8 @@ def stage_of(
     late = [c for c in source.columns if stager.is_nested(c) or (source_types and c.type.startswith("Tuple("))]
     repeatable = not any(c.default for c in late)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
-    return StageSchema(source, columns, tenant, identity, repeatable, reusable=not source_types, shared=shared)
+    paths = tuple_paths(columns) if format is Input.NDJSON else {}
+    return StageSchema(source, columns, tenant, identity, repeatable, not source_types, shared, paths)
 
 
 def _shared_names(

@@ -11,27 +11,28 @@ from functools import lru_cache
 
 import orjson
 
+from engine.ingest.values.plain_keys import may_have_escaped_keys
 from engine.ingest.values.wide_types import FEWEST_DIGITS
 from engine.project.datasource import Column, Datasource
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.port import Input
-from engine.warehouse.type_names import parse_type
+from engine.warehouse.type_names import Type, parse_type
 
 WIDE_DIGITS = b"0" * FEWEST_DIGITS
 """Integers are staged as Int128, so that the check can detect values that do not fit. Numbers with this many digits
 may not fit into an Int128 either: if a batch has one, integers are staged as text, as are types of at least that
 width.
 """
-_ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
-"""Matches a key that contains an escape."""
 EMPTY_FIELD = re.compile(rb'(?:\A|[,\n])[ \t]*+""[ \t]*+(?=[,\r\n]|\Z)')
 """Matches an empty field in quotes, in CSV."""
+_EMPTY_ELEMENT = re.compile(rb'[\[{,:]\s*+""')
+"""Matches an empty string in an event."""
 _DIGITS_TO_ZERO = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
 
 @dataclass(frozen=True, slots=True)
 class StagingMode:
-    """How a batch is staged. Its appends all need the same mode, so that none changes how another is stored."""
+    """How a batch is staged. Rows that do not need a mode are stored in it as they are without it."""
 
     integers_as_text: bool = False
     """Whether integers are staged as the strings that were sent."""
@@ -50,6 +51,8 @@ class ModeSearch:
         is_json = format is Input.NDJSON
         integers = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
         self._empty_number = (empty_text_pattern(integers) if is_json else EMPTY_FIELD) if integers else None
+        if is_json and any(map(_has_integer_elements, source.columns)):
+            self._empty_number = _EMPTY_ELEMENT
         texts = {
             re.escape(orjson.dumps(c.path[-1])[1:-1].decode()) for c in source.columns if is_nested_text(source, c)
         }
@@ -76,10 +79,10 @@ class ModeSearch:
         The engine would rewrite such a value if it were read from an object: without nulls, with other numbers and
         keys.
         """
-        if self._non_text is None or self._non_text.search(body) is None:
+        if self._non_text is None:
             return False
-        # In a verbatim stage, the engine would not recognize keys with escapes.
-        return b"\\u" not in body or _ESCAPED_KEY.search(body) is None
+        # The pattern does not find keys that are written with escapes.
+        return self._non_text.search(body) is not None or may_have_escaped_keys(body)
 
 
 def has_long_number(body: bytes) -> bool:
@@ -101,6 +104,15 @@ def _non_text_pattern(keys: tuple[str, ...]) -> re.Pattern[bytes]:
 def non_text_pattern(keys: list[str]) -> re.Pattern[bytes]:
     """Return the pattern of a number, object or array under one of these keys, which are escaped for patterns."""
     return _non_text_pattern(tuple(keys))
+
+
+def _has_integer_elements(column: Column) -> bool:
+    """Return whether a column has integers in arrays, maps or tuples that the engine parses from text."""
+
+    def has_integer(type: Type) -> bool:
+        return integer_bounds(type.kind) is not None or any(map(has_integer, type.parts))
+
+    return (len(column.steps) == 1 or bool(column.lists)) and any(map(has_integer, parse_type(column.type).parts))
 
 
 def is_nested_text(source: Datasource, column: Column) -> bool:

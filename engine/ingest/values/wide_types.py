@@ -57,21 +57,37 @@ NULLABLE = re.compile(
 """The types that can be Nullable. The engine refuses Nullable for others."""
 
 
-def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: SourceType | None = None) -> WideType:
+def wide_type_of(
+    type: Type,
+    *,
+    integers_as_text: bool = False,
+    source_type: SourceType | None = None,
+    is_json_element: bool = False,
+) -> WideType:
     """Return how values of a type are staged, from text or from a typed file's column of type `source_type`.
 
-    With `integers_as_text`, integers are staged as the strings that were sent.
+    With `integers_as_text`, integers are staged as the strings that were sent. An element of a list or object in JSON
+    may be true or false, which the engine's number parser reads as 1 and 0.
     """
     if type.parts:
         parts = [
-            wide_type_of(p, integers_as_text=integers_as_text, source_type=_source_of_part(p, type, source_type))
+            wide_type_of(
+                p,
+                integers_as_text=integers_as_text,
+                source_type=_source_of_part(p, type, source_type),
+                is_json_element=source_type is None,
+            )
             for p in type.parts
         ]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
         return composite(type, [*keys, *(_never_null(t, p) for t, p in elements)])
     plain = bare(type)
-    wide = _from_text(plain, integers_as_text) if source_type is None else _from_typed_file(plain, source_type)
+    wide = (
+        _from_text(plain, integers_as_text, is_json_element)
+        if source_type is None
+        else _from_typed_file(plain, source_type)
+    )
     if wide is None:
         return WideType(type.text)
     if not type.nullable:
@@ -164,11 +180,11 @@ def or_null(check: Sql | None) -> Sql | None:
     return None if check is None else lambda v: f"(isNull({v}) OR {check(f'assumeNotNull({v})')})"
 
 
-def _from_text(type: Type, integers_as_text: bool) -> WideType | None:
+def _from_text(type: Type, integers_as_text: bool, is_json_element: bool = False) -> WideType | None:
     """Return how values of JSON or CSV are staged, or None if they are staged in their own type."""
     kind = type.kind
     if integer_bounds(kind):
-        return _integer(kind, integers_as_text or kind.endswith(("128", "256")))
+        return _integer(kind, integers_as_text or kind.endswith(("128", "256")), is_json_element)
     if kind in FIRST_INFINITE:
         return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR isNaN({v}))")
     if kind == "Float64":
@@ -220,7 +236,7 @@ def _moment(type: Type) -> WideType:
     return WideType("String", check, parsed, True)
 
 
-def _integer(kind: str, as_text: bool) -> WideType:
+def _integer(kind: str, as_text: bool, reads_flags: bool = False) -> WideType:
     low, high = integer_bounds(kind) or (0, 0)
     if not as_text:
         return WideType("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
@@ -230,7 +246,8 @@ def _integer(kind: str, as_text: bool) -> WideType:
         return WideType("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", None, True)
 
     def number(v: str) -> str:
-        return f"if(length({v}) < {FEWEST_DIGITS}, toInt128OrNull({v}), NULL)"
+        text = f"transform({v}, ['true', 'false'], ['1', '0'], {v})" if reads_flags else v
+        return f"if(length({v}) < {FEWEST_DIGITS}, toInt128OrNull({text}), NULL)"
 
     return WideType("String", lambda v: f"ifNull({number(v)} BETWEEN {low} AND {high}, 0)", number, True)
 
