@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from engine.fanout.handover import CommittedBatch
+from engine.fanout.handover import NOWHERE, CommittedBatch
 
 MAX_STAGED_BYTES = 256 << 20
 """Bytes of batches whose stages are kept. Rows of later batches are read from landing."""
@@ -91,8 +91,8 @@ class BatchQueue:
         with self._changed:
             batches = (*self._in_flight, *self._queued)
         for batch in batches:
-            if not batch.visible.done():
-                batch.visible.set_result(False)
+            if not batch.reach.done():
+                batch.reach.set_result(NOWHERE)
         _release(batches)
 
     @property

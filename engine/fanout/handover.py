@@ -7,6 +7,49 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whose tables have the rows of a stored batch."""
+
+    behind: frozenset[str] | None
+    """Tenants whose tables miss rows, even if they have none in the batch; None means possibly all tenants."""
+
+    def includes(self, bound_tenant: str | None) -> bool:
+        """Whether an append's rows can be read from their tenants' tables. Its token may be bound to a tenant."""
+        if self.behind is None or bound_tenant is None:
+            return self == EVERYWHERE
+        return bound_tenant not in self.behind
+
+
+EVERYWHERE, NOWHERE = Reach(frozenset()), Reach(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """The delivery of a stored batch to its tenants' tables."""
+
+    by_views: Reach
+    """Whose tables have the rows that views deliver with the INSERT."""
+    by_worker: Future[Reach] | None = None
+    """Whose nests have the rows that the fan-out worker delivers later; None without a worker."""
+
+    def visible_to(self, bound_tenant: str | None) -> Future[bool] | None:
+        """Becomes true when an append's rows can be read, or false if a table has refused them; None if they can be
+        read now. The append's token may be bound to a tenant.
+        """
+        if self.by_views.includes(bound_tenant) and self.by_worker is None:
+            return None
+        visible = Future[bool]()
+        if self.by_worker is None or not self.by_views.includes(bound_tenant):
+            visible.set_result(False)
+        else:
+            self.by_worker.add_done_callback(lambda done: visible.set_result(done.result().includes(bound_tenant)))
+        return visible
+
+
+DELIVERED = Delivery(EVERYWHERE)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CommittedBatch:
     """A batch in landing."""
@@ -30,8 +73,8 @@ class CommittedBatch:
     """When it was stored, in seconds since 1970."""
     release: Callable[[], None]
     """Returns the stage to the pool."""
-    visible: Future[bool]
-    """Set to true when the rows are in their nests, or to false if a nest has refused them."""
+    reach: Future[Reach]
+    """Set when the rows are in their nests, or some nests have refused them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from engine.fanout.handover import CommittedBatch
+from engine.fanout.handover import EVERYWHERE, CommittedBatch
 from engine.fanout.offsets import OffsetJournal
 from engine.fanout.worker import FanoutWorker, Position
 from engine.plan.progress import Progress, silent
@@ -87,7 +87,7 @@ class Router:
         else:
             # Direct since the announcement: the INSERT waited for the change to views, and the views have delivered
             # it.
-            batch.visible.set_result(True)
+            batch.reach.set_result(EVERYWHERE)
             batch.release()
 
     def abort_commit(self, datasource: str, batch: str) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
+from engine.fanout.handover import DELIVERED, Delivery
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.staging import BoundTenant, Projection, StageSchema, fast_projection, full_projection
 from engine.ingest.values.staging_mode import StagingMode
@@ -48,8 +49,10 @@ class AppendResult:
     """Bad rows that were discarded, because the writer's quota in quarantine is used up."""
     tenants: Mapping[str, int] = field(default_factory=dict)
     """Stored rows by tenant id. Only appends with an idempotency key have it."""
-    visible: Future[bool] | None = None
-    """Becomes true when the rows can be read from their tenants' tables; None if they already can."""
+    delivery: Delivery = DELIVERED
+    """The delivery of the batch to its tenants' tables."""
+    bound_tenant: str | None = None
+    """The tenant that the caller's token is bound to."""
     repeated: bool = False
     """An earlier append with the same idempotency key had stored the rows."""
     ignored_columns: tuple[str, ...] = ()
@@ -58,6 +61,11 @@ class AppendResult:
     """Keys of events that no column reads."""
     first_bad_row: RowFault | None = None
     """The first row that went to quarantine or was refused."""
+
+    @property
+    def visible(self) -> Future[bool] | None:
+        """Becomes true when the rows can be read from their tenants' tables; None if they already can."""
+        return self.delivery.visible_to(self.bound_tenant)
 
 
 @dataclass(slots=True, eq=False)

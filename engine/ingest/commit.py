@@ -14,7 +14,15 @@ from functools import partial
 from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.batch_completion import forget_rows, secure_before_removal
 from engine.fanout.failed_writes import BeforeRemoval
-from engine.fanout.handover import BatchBlocks, CommittedBatch
+from engine.fanout.handover import (
+    DELIVERED,
+    EVERYWHERE,
+    NOWHERE,
+    BatchBlocks,
+    CommittedBatch,
+    Delivery,
+    Reach,
+)
 from engine.fanout.insert_to_all import insert_to_all
 from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block, release_nothing
 from engine.fanout.router import router_of
@@ -33,11 +41,6 @@ from engine.workspace.workspace import Workspace
 ONE_THREAD_BYTES = 1 << 20
 """Batches up to this size are parsed and stored by a single engine thread, which is faster."""
 ONE_THREAD_SETTINGS = {"max_threads": 1}
-
-Visibility = Future[bool] | None
-"""None if a committed batch can be read from its tenants' tables, otherwise a future that becomes true when it
-can.
-"""
 
 
 class Committer:
@@ -58,7 +61,7 @@ class Committer:
             with self._commit_lock(datasource):
                 self._uncertain.complete(datasource)
 
-    def commit(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
+    def commit(self, batch: JudgedBatch, stage: BorrowedStage) -> Delivery:
         """Store the rows of a batch that are not rejected.
 
         Raises RK5011 when the rows are stored and a view failed on them. Any other error with status 500, 503 or 507
@@ -68,10 +71,10 @@ class Committer:
         if schema.source.is_landing:
             return self._commit_to_landing(batch, stage)
         if batch.staged.target is not None or not self._feeds_views(schema.source.name):
-            return _visibility(self._insert(batch, self._statement(batch)))
+            return _delivered(self._insert(batch, self._statement(batch)))
         return self._commit_with_copy(batch)
 
-    def _commit_to_landing(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
+    def _commit_to_landing(self, batch: JudgedBatch, stage: BorrowedStage) -> Delivery:
         """Store a batch in a landing datasource, whose rows contain their batch's id."""
         name, id = batch.staged.datasource, batch.staged.id
         # Only one commit at a time per datasource: the fan-out needs to know the order of batches, and recovery after
@@ -95,15 +98,15 @@ class Committer:
                 _raise_for_sender(exc)
                 raise
             self._uncertain.batch_stored(name)
-            reached_all = reached_all and not self._is_withheld(batch)
+            by_views = self._reach_of_views(batch, reached_all=reached_all)
             if not is_routed:
-                return _visibility(reached_all)
+                return Delivery(by_views)
             committed = self._handover(batch, stage)
             # Still done under the lock, because the worker must receive batches in the order of landing's blocks.
             self._router.committed(committed)
-            return committed.visible if reached_all else _visibility(False)
+            return Delivery(by_views, committed.reach)
 
-    def _commit_with_copy(self, batch: JudgedBatch) -> Visibility:
+    def _commit_with_copy(self, batch: JudgedBatch) -> Delivery:
         """Store a batch in a datasource that feeds views and whose rows do not contain their batch's id.
 
         If the INSERT fails halfway or the process is killed, the batch cannot be read back from the datasource. So
@@ -134,7 +137,7 @@ class Committer:
                 raise
             self._kept_tables[table] = True
             self._uncertain.batch_stored(name)
-            return _visibility(reached_all)
+            return _delivered(reached_all)
 
     def _feeds_views(self, datasource: str) -> bool:
         """Whether a materialized pipe reads the datasource."""
@@ -173,13 +176,22 @@ class Committer:
             release_nothing,
         )
 
-    def _is_withheld(self, batch: JudgedBatch) -> bool:
-        """Whether a suspended view keeps rows of the batch from some of their tenants' tables. Never raises."""
+    def _reach_of_views(self, batch: JudgedBatch, *, reached_all: bool) -> Reach:
+        """Whose tables have the rows of a batch in landing, except for nests that a worker fills. Never raises.
+
+        Without `reached_all`, a view was suspended for the batch.
+        """
+        behind = tenants_behind(self._workspace.current, batch.staged.datasource)
+        if behind is None or not (behind or reached_all):
+            return NOWHERE
+        if not behind or batch.staged.bound_tenants or self._has_rows_of(batch, behind):
+            return Reach(behind)
+        return EVERYWHERE
+
+    def _has_rows_of(self, batch: JudgedBatch, tenants: frozenset[str]) -> bool:
+        """Whether a batch may have rows of one of the tenants. Never raises: true if this cannot be determined."""
         staged = batch.staged
-        tenants = tenants_behind(self._workspace.current, staged.datasource)
-        if tenants is None or staged.bound_tenants:
-            return tenants is None or not tenants.isdisjoint(staged.bound_tenants)
-        if not tenants or staged.schema.tenant is None:
+        if staged.schema.tenant is None:
             return False
         try:
             result = self._workspace.warehouse.query(
@@ -214,7 +226,7 @@ class Committer:
             size=staged.size if has_stage else 0,
             at=time.time(),
             release=stage.hand_over() if has_stage else release_nothing,
-            visible=Future[bool](),
+            reach=Future[Reach](),
         )
 
     def _insert(
@@ -323,10 +335,6 @@ def _insert_condition(batch: JudgedBatch) -> str:
     return f"throwIf(NOT ({batch.condition})) = 0"
 
 
-def _visibility(reached_all: bool) -> Visibility:
-    """The visibility of rows that need no delivery: visible now, or not until a suspended view is restored."""
-    if reached_all:
-        return None
-    visible = Future[bool]()
-    visible.set_result(False)
-    return visible
+def _delivered(reached_all: bool) -> Delivery:
+    """The delivery of rows that only views deliver. If it has not reached all tables, a view was suspended."""
+    return DELIVERED if reached_all else Delivery(NOWHERE)

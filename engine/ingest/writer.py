@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 from engine.compiler import storage
 from engine.errors import RookeryError
+from engine.fanout.handover import DELIVERED, Delivery
 from engine.fanout.view_errors import is_view_failure
 from engine.ingest.batch import Append, AppendResult, AppendSlice, JudgedBatch, StagedBatch
 from engine.ingest.batch_texts import BatchTexts, slices_of
-from engine.ingest.commit import Committer, Visibility
+from engine.ingest.commit import Committer
 from engine.ingest.formats.file_columns import read_source_types
 from engine.ingest.idempotency.keys import Key, key_of
 from engine.ingest.idempotency.receipt import Receipt
@@ -146,10 +147,10 @@ class BatchWriter:
     def _record_and_commit(self, batch: JudgedBatch, stage: BorrowedStage) -> Results:
         """Record receipts and commit. A batch whose bad rows only show when it is stored is inspected first."""
         batch, receipts = self._recorder.record(batch)
-        visible: Visibility = None
+        delivery = DELIVERED
         while batch.stored_rows:
             try:
-                visible = self._committer.commit(batch, stage)
+                delivery = self._committer.commit(batch, stage)
                 break
             except RookeryError as exc:
                 # A client error here means that a row failed its check or threw, and that the INSERT stored nothing.
@@ -162,7 +163,7 @@ class BatchWriter:
         # Done only now: before the commit, a repeated append would get a response although nothing is stored.
         self._receipts.mark_stored(receipts)
         by_key = {r.key: r for r in receipts}
-        return {id(s.append): _result(batch, s, by_key, visible) for s in batch.staged.slices}
+        return {id(s.append): _result(batch, s, by_key, delivery) for s in batch.staged.slices}
 
     def _has_purged_tenants(self, batch: StagedBatch) -> bool:
         """Whether the batch has rows of purged tenants, which an inspection rejects."""
@@ -182,7 +183,7 @@ class BatchWriter:
 
 
 def _result(
-    batch: JudgedBatch, share: AppendSlice, receipts: Mapping[Key, Receipt], visible: Visibility
+    batch: JudgedBatch, share: AppendSlice, receipts: Mapping[Key, Receipt], delivery: Delivery
 ) -> AppendResult | RookeryError:
     """The result of one append of a batch."""
     if batch.refusal is not None:
@@ -195,7 +196,8 @@ def _result(
         rejected - discarded,
         discarded,
         receipt.tenants if receipt else {},
-        visible,
+        delivery,
+        share.append.bound_tenant,
         ignored_columns=batch.staged.ignored_columns,
         unknown_keys=share.append.unknown_keys,
         first_bad_row=batch.first_bad_row(share),

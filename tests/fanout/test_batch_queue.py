@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from engine.fanout.batch_queue import MAX_DELIVERY_ROWS, MAX_STAGED_BYTES, BatchQueue
-from engine.fanout.handover import CommittedBatch
+from engine.fanout.handover import NOWHERE, CommittedBatch, Reach
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def queue() -> BatchQueue:
 @pytest.fixture
 def batch(released: list[str]) -> Callable[..., CommittedBatch]:
     def make(name: str, rows: int = 1, size: int = 1) -> CommittedBatch:
-        visible = Future[bool]()
+        reach = Future[Reach]()
         return CommittedBatch(
-            name, "events", "stage", "v", "t", "1", ("v",), rows, size, 1.0, lambda: released.append(name), visible
+            name, "events", "stage", "v", "t", "1", ("v",), rows, size, 1.0, lambda: released.append(name), reach
         )
 
     return make
@@ -99,7 +99,7 @@ def test_closing_gives_all_stages_back_and_answers_the_callers(
     waiting = [queue.in_flight[0]]
     queue.abandon()
     assert released == ["a", "b"]
-    assert waiting[0].visible.result(0) is False
+    assert waiting[0].reach.result(0) == NOWHERE
 
 
 def test_the_backlog_counts_rows_that_are_queued_or_in_flight(

@@ -11,7 +11,7 @@ import pytest
 from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
-from engine.fanout.handover import CommittedBatch
+from engine.fanout.handover import EVERYWHERE, CommittedBatch
 from engine.ingest.batch import Append, AppendResult
 from engine.ingest.formats.body_rows import strict_ndjson_lines
 from engine.ingest.idempotency.receipts import Receipts
@@ -158,7 +158,7 @@ class GoneRouter:
         return True
 
     def committed(self, batch: CommittedBatch) -> None:
-        batch.visible.set_result(True)
+        batch.reach.set_result(EVERYWHERE)
         batch.release()
 
     def abort_commit(self, datasource: str, batch: str) -> None: ...
