@@ -61,11 +61,11 @@ def _print_failures(failed: Sequence[Outcome]) -> None:
         tenant = f"tenant {outcome.tenant}" if outcome.tenant is not None else "admin"
         call = f"{_position(outcome.place)}: {outcome.call} as {tenant}, {where}"
         for text in (call, outcome.failure.message):
-            for line in output.paragraph(f"        {text}", 10):
+            for line in output.fitting(f"        {text}", 10):
                 output.line(line)
         for sign, text in _diff(outcome.failure):
             output.line("        ", (f"{sign} {text}".rstrip(), _COLORS.get(sign)))
-        for line in output.paragraph(f"        hint: {outcome.failure.hint}", 10) if outcome.failure.hint else ():
+        for line in output.fitting(f"        hint: {outcome.failure.hint}", 10) if outcome.failure.hint else ():
             output.line((line, "dim"))
 
 

@@ -26,7 +26,7 @@ from engine.query import authorize
 from engine.query.all_tenants import is_unchanged, with_stable_tenants
 from engine.query.arguments import Arguments
 from engine.query.errors import OWN_CODES, add_quotes_hint, error_for_caller
-from engine.query.limits import InFlight, Rates
+from engine.query.limits import InFlight, Rates, share_of
 from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
 from engine.query.running import RunningQueries
@@ -173,7 +173,9 @@ class Queries:
         if execution.scope.tenant is not None:
             limits.append((("tenant", execution.scope.tenant), max_concurrent))
         if execution.limits.max_concurrent:
-            limits.append((("pipe", execution.tag), execution.limits.max_concurrent))
+            limit, tenant = execution.limits.max_concurrent, claims.tenant
+            caller = ("token", claims.identity) if tenant is None else ("tenant", tenant)
+            limits += [(("pipe", execution.tag), limit), (("pipe", execution.tag, *caller), share_of(limit))]
         # Composing may query the database too, so it counts as running.
         keys = self.in_flight.enter(limits)
         try:

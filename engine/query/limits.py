@@ -13,6 +13,13 @@ MAX_TRACKED_CALLERS = 50_000
 """Maximum number of callers whose requests are counted; beyond that, the least recent caller is forgotten."""
 
 
+def share_of(limit: int) -> int:
+    """How many of an endpoint's concurrent queries one caller may run: a quarter, and at least one if there are
+    several, is reserved for others.
+    """
+    return max(1, limit - max(1, limit // 4))
+
+
 class InFlight:
     """Counts running queries by key, and refuses those over the limit. Safe for threads."""
 

@@ -67,7 +67,10 @@ def test_a_wrong_result_is_shown_as_a_diff(cli: Cli) -> None:
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["-", "call", "2", "6"] in lines and ["+", "call", "2", "5"] in lines
     assert ["+", "export", "1", "18446744073709551615"] in lines
-    assert "tests/usage.yaml:9: endpoint usage as tenant 7, placement pooled and tables" in outcome.out
+    assert "tests/usage.yaml:9: endpoint usage as tenant 7, placement pooled and tables" in " ".join(
+        outcome.out.split()
+    )
+    assert max(map(len, cli("test", code=1, COLUMNS="80").out.splitlines())) <= 80
     suite = ElementTree.parse(cli.directory / "out/report.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("6", "4")
     assert {c.get("classname") for c in suite.iter("testcase")} == {"tests.usage"}
