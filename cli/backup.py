@@ -12,6 +12,7 @@ from cli.connect import connect
 from cli.doctor import EXIT_UNHEALTHY
 from cli.options import options
 from engine.errors import NOT_EMBEDDED, RookeryError
+from engine.plurals import counted
 
 WAITING_SECONDS = 10.0
 """Interval between messages while a backup is verified."""
@@ -90,6 +91,6 @@ def _show(result: dict[str, Any], done: str) -> None:
     for finding in result.get("findings", ()):
         output.finding(finding)
     rows = sum(t["rows"] for t in result["tables"].values())
-    size = f"{output.counted(len(result['tables']), 'table')} with {output.counted(rows, 'row')}"
+    size = f"{counted(len(result['tables']), 'table')} with {counted(rows, 'row')}"
     verified = ", verified by restoring it" if result.get("verified") else ""
     output.say(f"{size} {done}{verified}", "green")

@@ -17,6 +17,7 @@ from cli.connect import connect
 from cli.options import options
 from cli.tables import Column
 from engine.errors import NO_FILE, USAGE, RookeryError
+from engine.plurals import counted
 
 if TYPE_CHECKING:
     from cli.upload_source import Chunk
@@ -132,22 +133,22 @@ def _show(result: dict[str, Any]) -> None:
     """Print the result of an append."""
     datasource, quarantined = result["datasource"], result["quarantined"]
     earlier = " by an earlier command with this key; nothing is appended now" if result["repeated"] else ""
-    output.say(f"{output.counted(result['rows'], 'row')} appended to {datasource}{earlier}")
+    output.say(f"{counted(result['rows'], 'row')} appended to {datasource}{earlier}")
     if ignored := result["ignored_columns"]:
-        columns = output.counted(len(ignored), "column")
+        columns = counted(len(ignored), "column")
         output.say(f"warning: ignored {columns} that {datasource} does not have: {', '.join(ignored)}", "yellow")
     if unknown := result.get("unknown_keys"):
         count, names = unknown["count"], unknown["names"]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
-        keys = output.counted(count, "key")
+        keys = counted(count, "key")
         output.say(f"warning: ignored {keys} that no column reads: {', '.join(names)}{more}", "yellow")
     if quarantined:
         output.say(
-            f"warning: {output.counted(quarantined, 'row')} went to quarantine: rookery quarantine ls {datasource}",
+            f"warning: {counted(quarantined, 'row')} went to quarantine: rookery quarantine ls {datasource}",
             "yellow",
         )
     if refused := result.get("refused"):
-        output.say(f"warning: {refused:,} bad rows were refused because the quarantine is full", "yellow")
+        output.say(f"warning: {counted(refused, 'bad row')} refused: the quarantine is full", "yellow")
     if first := result.get("first_bad_row"):
         columns = f" ({', '.join(first['columns'])})" if first["columns"] else ""
         output.say(f"  first bad row: {first['row']:,}{columns}: {first['reason']}", "dim")

@@ -16,6 +16,7 @@ from cli.connect import connect
 from cli.connection import Connection
 from cli.options import options
 from engine.errors import RookeryError
+from engine.plurals import counted
 from engine.project.parse import load
 
 TENANTS = {"1": "tables", "2": "tables", "3": "pooled"}
@@ -86,15 +87,17 @@ def _ingest(connection: Connection) -> None:
     _head(3, f"Send {EVENT_COUNT:,} events of four tenants to one landing table")
     params = {"name": "events", "wait": "true"}
     appended = connection.json("POST", "/v0/events", params=params, content=_events())
-    output.data(f"  stored {appended['successful_rows']:,} rows; the views have delivered them:")
+    output.data(f"  stored {counted(appended['successful_rows'], 'row')}; the views have delivered them:")
     for tenant, placement in TENANTS.items():
         record = connection.json("GET", f"/v0/tenants/{tenant}")
         tables = ", ".join(f"{t['name']} {t['rows']:,}" for t in record["tables"]) or "rows of the shared tables"
         location = record["nest"] or "pool"
-        output.data(f"  tenant {tenant} ({placement}): {record['rows']:,} rows in total; {location}: {tables}")
+        output.data(
+            f"  tenant {tenant} ({placement}): {counted(record['rows'], 'row')} in total; {location}: {tables}"
+        )
     unknown = [t for t in connection.json("GET", "/v0/tenants")["tenants"] if t["state"] == "unknown"]
     for tenant in unknown:
-        output.data(f"  tenant {tenant['id']} does not exist: its {tenant['rows']:,} rows wait in landing")
+        output.data(f"  tenant {tenant['id']} does not exist: {counted(tenant['rows'], 'row')} of it in landing")
 
 
 def _token(connection: Connection, tenant: str) -> str:

@@ -11,6 +11,7 @@ from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
 from engine.errors import USAGE, RookeryError
+from engine.plurals import counted
 
 EXIT_UNHEALTHY = 8
 """Exit code when an error was found."""
@@ -47,7 +48,7 @@ def doctor(
     else:
         for item in repaired:
             remaining = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
-            output.say(f"{item['table']}: {output.counted(item['keys'], 'key')} delivered{remaining}")
+            output.say(f"{item['table']}: {counted(item['keys'], 'key')} delivered{remaining}")
             for part in item["detached"]:
                 output.say(f"  detached part {part['part']} {part['done']}: {part['why']}")
         for finding in report["findings"]:

@@ -27,6 +27,7 @@ from engine.control.tokens import admin_text
 from engine.errors import NO_DATABASE, NO_SERVER, SETTING, RookeryError
 from engine.observe import events, logs
 from engine.observe.log_file import LogFile
+from engine.plurals import counted
 from engine.settings import Settings
 from engine.version import version
 from engine.web.app import create_app
@@ -99,7 +100,7 @@ def serve(settings: Settings, *, was_killed: bool = False) -> None:
     listening = _listen(settings)
     tables = table_count(settings.data) if settings.clickhouse_url is None else 0
     try:
-        with output.waiting(f"opening {tables:,} tables") if tables > SLOW_OPENING_TABLES else nullcontext():
+        with output.waiting(f"opening {counted(tables, 'table')}") if tables > SLOW_OPENING_TABLES else nullcontext():
             workspace = _opened(settings)
     except BaseException:
         listening.close()

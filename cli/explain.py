@@ -12,6 +12,7 @@ from cli.connect import connect
 from cli.data import parameter, tenant_header, warn_of_ignored
 from cli.options import options
 from cli.tables import Column
+from engine.plurals import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -69,9 +70,9 @@ def _show(found: dict[str, Any]) -> None:
     )
     _section("Cost")
     costs = {
-        "read": f"{output.counted(found['read_rows'], 'row')}, {output.counted(found['read_bytes'], 'byte')}",
-        "result": f"{output.counted(found['result_rows'], 'row')}, {output.counted(found['result_bytes'], 'byte')}",
-        **({} if (memory := found.get("memory_bytes")) is None else {"memory": output.counted(memory, "byte")}),
+        "read": f"{counted(found['read_rows'], 'row')}, {counted(found['read_bytes'], 'byte')}",
+        "result": f"{counted(found['result_rows'], 'row')}, {counted(found['result_bytes'], 'byte')}",
+        **({} if (memory := found.get("memory_bytes")) is None else {"memory": counted(memory, "byte")}),
         **{stage: f"{ms:,.2f} ms" for stage, ms in found["milliseconds"].items()},
     }
     if found["runs"] > 1:

@@ -12,6 +12,7 @@ from cli.options import options
 from cli.permission import Allow
 from cli.tables import Column
 from engine.errors import MISSED_EXPIRED, STILL_FAILING
+from engine.plurals import counted
 
 _LAGGING = [
     Column("datasource", 1),
@@ -94,7 +95,7 @@ def retry() -> None:
         output.as_json(result)
         return
     for name, count in result["retried"].items():
-        output.say(f"{name}: retrying {output.counted(count, 'tenant')}")
+        output.say(f"{name}: retrying {counted(count, 'tenant')}")
     if not result["retried"]:
         output.say("nothing to retry", "green")
 

@@ -163,11 +163,6 @@ def _tsv(value: Any) -> str:
     return "\\N" if value is None else _text(value, "", "true", "false").translate(_TSV)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, such as `1 row` or `2,000 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def one_line(text: str | None) -> str | None:
     """Text without line breaks, for a table."""
     return None if text is None else " ".join(text.split())

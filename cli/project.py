@@ -14,6 +14,7 @@ from cli.options import options
 from cli.permission import Allow
 from cli.tables import Column
 from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
+from engine.plurals import counted
 
 if TYPE_CHECKING:
     from cli.connection import Connection
@@ -108,8 +109,8 @@ def check() -> None:
         )
         return
     plan_output.show_warnings({"warnings": warnings})
-    datasources = output.counted(len(project.datasources), "datasource")
-    pipes = output.counted(len(project.pipes), "pipe")
+    datasources = counted(len(project.datasources), "datasource")
+    pipes = counted(len(project.pipes), "pipe")
     output.say(f"{datasources} and {pipes} are fine", "green")
 
 

@@ -13,6 +13,7 @@ from cli.connect import connect
 from cli.options import options
 from cli.tables import Column
 from engine.errors import NO_FILE, USAGE, RookeryError
+from engine.plurals import counted
 
 _COLUMNS = [
     Column("id"),
@@ -57,7 +58,7 @@ def ls(
     rows = [_table_row(r) for r in quarantine["rows"]]
     output.table(rows, _COLUMNS, f"the quarantine of {datasource} is empty")
     if len(rows) < quarantine["total"]:
-        output.say(f"{len(rows):,} of {quarantine['total']:,} rows; use --limit and --offset for others")
+        output.say(f"{len(rows):,} of {counted(quarantine['total'], 'row')}; use --limit and --offset for others")
 
 
 def _table_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,14 +107,14 @@ def replay(
 
 def _show(datasource: str, result: dict[str, Any]) -> None:
     """Print the result of a replay."""
-    output.say(f"{output.counted(result['successful_rows'], 'row')} of {datasource} stored")
+    output.say(f"{counted(result['successful_rows'], 'row')} of {datasource} stored")
     for outcome, count in (
         ("stored by an earlier replay", len(result["repeated"])),
         ("back in quarantine", result["quarantined_rows"]),
         ("not found in quarantine", len(result["unknown"])),
     ):
         if count:
-            output.say(f"{output.counted(count, 'row')} {outcome}", "yellow")
+            output.say(f"{counted(count, 'row')} {outcome}", "yellow")
     for row in result["refused"]:
         output.say(f"{row['id']} remains: {row['code']} {row['error']}", "yellow")
 
@@ -169,9 +170,9 @@ def rm(
     if options.json:
         output.as_json(result)
     else:
-        output.say(f"{output.counted(result['removed'], 'row')} dropped from the quarantine of {datasource}")
+        output.say(f"{counted(result['removed'], 'row')} dropped from the quarantine of {datasource}")
     missing = len(set(ids or [])) - int(result["removed"])
     if missing > 0:
-        output.say(f"{output.counted(missing, 'id')} not found in quarantine", "yellow")
+        output.say(f"{counted(missing, 'id')} not found in quarantine", "yellow")
         if not result["removed"]:
             raise typer.Exit(1)

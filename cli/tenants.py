@@ -14,6 +14,7 @@ from cli.options import options
 from cli.permission import Allow
 from cli.tables import Column
 from engine.errors import USAGE, RookeryError
+from engine.plurals import counted
 
 Id = Annotated[
     str, typer.Argument(help="Id of the tenant, as in the tenant column.", autocompletion=completion.tenants)
@@ -91,10 +92,10 @@ def show(tenant: Id) -> None:
     if options.json:
         output.as_json(record)
         return
-    counts = f"{record['placement']}, {record['state']}, {record['rows']:,} rows in landing"
+    counts = f"{record['placement']}, {record['state']}, {counted(record['rows'], 'row')} in landing"
     output.data(f"tenant {record['id']}: {counts}")
     if record["lag_rows"] or record["error"]:
-        behind = f"{record['lag_rows']:,} rows and {record['lag_seconds']:,} seconds behind"
+        behind = f"{counted(record['lag_rows'], 'row')} and {counted(record['lag_seconds'], 'second')} behind"
         output.data(f"{behind}: {record['error']}" if record["error"] else behind)
     if record["nest"]:
         output.data(f"nest {record['nest']}")

@@ -17,6 +17,7 @@ from cli.testing.model import Outcome
 from cli.testing.report import outcome_as_dict, print_file
 from cli.testing.values import json_text
 from engine.errors import RookeryError
+from engine.plurals import counted
 
 Level = Literal["error", "warning"]
 _STATES = {"current": "up to date", "kept": "the last good state stays", "none": "nothing works yet"}
@@ -150,7 +151,7 @@ class TextReporter:
             _print(f"… and {len(problems) - MAX_SHOWN:,} more; --json prints all")
 
     def result(self, preview: Preview) -> None:
-        count = output.counted(preview.rows, "row")
+        count = counted(preview.rows, "row")
         target = f" → {preview.target}" if preview.target else ""
         texts = {n: v if isinstance(v, str) else f"[{', '.join(v)}]" for n, v in preview.call.params.items()}
         arguments = "".join(f" {name}={text}" for name, text in texts.items())
@@ -170,14 +171,14 @@ class TextReporter:
     def done(self, round: Round) -> None:
         failures = []
         if round.errors:
-            failures.append(output.counted(round.errors, "error"))
+            failures.append(counted(round.errors, "error"))
         if round.failed_tests:
-            failures.append(f"{round.failed_tests:,} of {output.counted(round.tests, 'test')} failed")
+            failures.append(f"{round.failed_tests:,} of {counted(round.tests, 'test')} failed")
         state = _STATES[round.state]
         if round.state == "current":
-            state += f" with {output.counted(round.rows, 'sample row')}"
+            state += f" with {counted(round.rows, 'sample row')}"
         if round.tests and not round.failed_tests:
-            state += f", {output.counted(round.tests, 'test')} passed"
+            state += f", {counted(round.tests, 'test')} passed"
         text = f"{', '.join(failures)}; {state}" if failures else state
         _print(f"{text}, {round.seconds:.1f} s", style="red" if failures else "green")
         if round.state == "current" and not round.rows and not self._has_hinted:

@@ -13,6 +13,7 @@ from engine.errors import (
     RookeryError,
     did_you_mean,
 )
+from engine.plurals import counted
 
 MAX_ALIGNED = 250_000
 """Largest number of pairs of rows that are compared to align two results."""
@@ -52,7 +53,7 @@ def against_rows(expected: Sequence[Row], answer: Answer, rules: Rules) -> Diffe
 def against_error(code: str, answer: Answer) -> Difference | None:
     """The difference between an expected error and an answer; None if it has the error."""
     if answer.error is None:
-        rows = f"{len(answer.rows)} row" + ("" if len(answer.rows) == 1 else "s")
+        rows = counted(len(answer.rows), "row")
         return Difference(f"expected the error {code}, but the call returned {rows}")
     if answer.error.code.id == code:
         return None

@@ -14,6 +14,7 @@ from cli import output
 from cli.testing.model import Difference, Outcome, Report
 from cli.testing.values import Cell
 from engine.errors import Place
+from engine.plurals import counted
 
 MAX_LINES = 60
 """Maximum number of rows that are shown of a difference."""
@@ -78,9 +79,9 @@ def print_summary(report: Report) -> None:
     failed = len({str(o.place) for o in report.failures})
     time = f"in {report.seconds:.1f} s"
     if failed:
-        output.line((f"{failed} of {output.counted(report.tests, 'test')} failed", "bold red"), f" {time}")
+        output.line((f"{failed} of {counted(report.tests, 'test')} failed", "bold red"), f" {time}")
     else:
-        output.line((f"{output.counted(report.tests, 'test')} passed", "green"), f" {time}")
+        output.line((f"{counted(report.tests, 'test')} passed", "green"), f" {time}")
 
 
 def _diff(difference: Difference) -> list[tuple[str, str]]:
@@ -103,7 +104,7 @@ def _diff(difference: Difference) -> list[tuple[str, str]]:
         elif number in cells:
             lines.append((difference.lines[number][0], joined(cells[number])))
     rest = sum(n is not None for n in kept) - len(shown)
-    return [*lines, (" ", f"… and {output.counted(rest, 'more row')}")] if rest else lines
+    return [*lines, (" ", f"… and {counted(rest, 'more row')}")] if rest else lines
 
 
 def _near_changes(signs: Sequence[str]) -> list[int | None]:

@@ -8,6 +8,7 @@ from engine.compiler.build import Build
 from engine.errors import MISSED_EXPIRED, STILL_FAILING, UNKNOWN_RESOURCE, VIEW_WAITS, RookeryError, did_you_mean
 from engine.fanout.expiring import expired_rows as expired_by_view
 from engine.plan.steps import CreateView, Plan
+from engine.plurals import counted
 from engine.schema import Name
 from engine.workspace.journal import DEFERRED_KIND
 from engine.workspace.workspace import Workspace
@@ -44,7 +45,7 @@ def expired_rows(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
         owner = f" of tenant `{tenant}`" if tenant is not None else ", or more,"
         yield RookeryError(
             MISSED_EXPIRED,
-            f"{rows:,} rows{owner} that `{view}` has missed are no longer in its source, so its target lacks them",
+            f"the target of `{view}` lacks {counted(rows, 'row')}{owner} that its source no longer has",
             hint="all other rows that it has missed are delivered; send these rows again if you still have them",
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.plurals import counted
 from engine.schema import Name, Schema, Table, View
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
@@ -121,7 +122,7 @@ class Coverage:
         if record.rows:
             kept = self._rows(source, record.upto)
             if kept < record.rows:
-                return f"{record.rows - kept:,} rows of {source} have been removed since"
+                return f"{source} has lost {counted(record.rows - kept, 'row')} since then"
         # Nothing was added since the record, so the counts above are the whole proof.
         if newest == record.upto:
             return None

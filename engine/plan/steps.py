@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.plan.missing_blocks import MissedBlocks
+from engine.plurals import counted
 from engine.schema import Column, Mark, Name, Table, View
 
 ROWS = "{rows}"
@@ -240,7 +241,7 @@ class Plan:
 
 def with_rows(effect: str, rows: int) -> str:
     """An effect with a number of rows, such as `drops 1 row`."""
-    return effect.replace(ROWS, "1 row" if rows == 1 else f"{rows:,} rows")
+    return effect.replace(ROWS, counted(rows, "row"))
 
 
 def resource_of(item: Table | View) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from engine.plan import steps
 from engine.plan.steps import Loss, Plan, Step, with_rows
+from engine.plurals import counted
 
 Section = Literal["lost", "removed", "created", "changed"]
 _KINDS: Mapping[type[Step], str] = {
@@ -48,7 +49,7 @@ class Effect:
     @property
     def text(self) -> str:
         """One line, such as `table daily in 3 nests: rebuilt: its query changed; drops and recomputes 84 rows`."""
-        nests = "1 nest" if self.nests == 1 else f"{self.nests:,} nests"
+        nests = counted(self.nests, "nest")
         if not self.name:
             return nests
         subject = f"{self.kind} {self.name}" + (f" in {nests}" if self.nests else "")

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from engine.errors import OVERLOOKED, Place, RookeryError
+from engine.plurals import counted
 from engine.project.files import EXTENSION, FOLDERS, WRONG_EXTENSIONS
 from engine.project.source import MAX_FILE_BYTES
 
@@ -29,7 +30,9 @@ def overlooked(root: Path) -> list[RookeryError]:
     if len(found) <= MAX_REPORTED:
         return found
     count = len(found) - MAX_REPORTED
-    more = RookeryError(OVERLOOKED, f"{count} more files are not read", hint="move them out of the project's folders")
+    more = RookeryError(
+        OVERLOOKED, f"not read either: {counted(count, 'more file')}", hint="move them out of the project's folders"
+    )
     return [*found[:MAX_REPORTED], more]
 
 

@@ -21,6 +21,7 @@ from engine.ingest.formats.compression import sniff_encoding
 from engine.ingest.memory_budget import MemoryBudget
 from engine.observe.requests import note_append, note_route
 from engine.observe.timer import Timer
+from engine.plurals import counted
 from engine.query import authorize
 from engine.warehouse.port import Input
 from engine.web.access import authorize_request, claims_of
@@ -162,7 +163,7 @@ def raise_if_refused(refused: int, datasource: str) -> None:
     if refused:
         raise RookeryError(
             QUARANTINE_FULL,
-            f"none of {refused:,} rows can be stored, and the quarantine of `{datasource}` is full for this writer",
+            f"0 of {counted(refused, 'row')} can be stored, and the writer's quarantine of `{datasource}` is full",
             hint="send valid rows; an admin can see what is wrong with these, and drop rows: "
             f"rookery quarantine ls {datasource}; the limits are ROOKERY_QUARANTINE_ROWS and "
             "ROOKERY_QUARANTINE_BYTES",

@@ -25,6 +25,7 @@ from engine.ingest.replace import Replacement
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.parquet_plan import plan_of
 from engine.observe.requests import note_append
+from engine.plurals import counted
 from engine.schema import Name
 from engine.warehouse.port import Input, Space
 from engine.web.events import Writer, bad_row, raise_if_refused
@@ -215,7 +216,8 @@ class Upload:
         """The error, with a hint about the rows that are already stored."""
         if not self._totals.rows and not self._totals.quarantined:
             return exc
-        hint = f"{self._totals.rows:,} rows are stored; with an Idempotency-Key the same upload can be repeated"
+        stored = counted(self._totals.rows, "row")
+        hint = f"stored so far: {stored}; with an Idempotency-Key the same upload can be repeated"
         return RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail, headers=exc.headers)
 
     def _response(self) -> dict[str, Any]:
@@ -223,11 +225,12 @@ class Upload:
         note_append(datasource, totals.rows)
         errors: list[str] = []
         if totals.quarantined:
-            errors.append(f"{totals.quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}")
-        if totals.refused:
             errors.append(
-                f"{totals.refused:,} bad rows were refused: the writer's quarantine is full ({QUARANTINE_FULL.id})"
+                f"{counted(totals.quarantined, 'row')} went to quarantine: rookery quarantine ls {datasource}"
             )
+        if totals.refused:
+            rows = counted(totals.refused, "bad row")
+            errors.append(f"refused: {rows}; the writer's quarantine is full ({QUARANTINE_FULL.id})")
         response: dict[str, Any] = {
             "datasource": datasource,
             "import_id": self._key,

@@ -71,7 +71,7 @@ def test_warnings_do_not_make_a_workspace_unhealthy(shared_server: Server, tmp_p
     shared_server.push(FILES)
     shared_server.events("events", [{"tenant_id": 1, "units": "many"}])
     outcome = cli("doctor")
-    assert outcome.out.startswith("warning quarantine: main.events_quarantine: 1 rows")
+    assert outcome.out.startswith("warning quarantine: main.events_quarantine: 1 row ")
     assert cli("doctor", "--json").json["healthy"] is True
 
 

@@ -98,7 +98,7 @@ def test_a_branch_with_an_unknown_name_is_a_warning_and_an_error_when_called(wor
     assert "minute_intervals" in build.warnings[0].message
     assert "`granularity` is 'minute'" in build.warnings[0].message
     assert "nowhere_at_all" in build.warnings[1].message
-    assert str(build.warnings[0].place).startswith("picked.yaml:7:7")
+    assert str(build.warnings[0].place).startswith("picked.yaml:8:40")
     assert _answer(workspace, build, "picked", {"n": "2000"}, "*") == [("deep",)]
     assert _answer(workspace, build, "picked", {"granularity": "day"}, "*") == [("hour",)]
     with pytest.raises(RookeryError, match="minute_intervals") as caught:

@@ -129,7 +129,7 @@ def test_a_nest_without_its_constraint_and_with_a_foreign_row(billing: Billing) 
     assert not found(billing, "foreign-rows")
     foreign = one(billing, "foreign-rows", deep=True)
     assert (foreign.level, foreign.object) == (ERROR, str(table))
-    assert foreign.message.startswith("1 rows")
+    assert foreign.message.startswith("1 row")
     billing.execute(f"ALTER TABLE {table.sql()} DELETE WHERE tenant_id = 2 SETTINGS mutations_sync = 1")
     assert finding.hint
     billing.execute(finding.hint)
@@ -290,7 +290,7 @@ def test_rows_in_quarantine(billing: Billing) -> None:
     assert billing.send("events", [{"tenant_id": 1, "units": "many"}]).quarantined == 1
     finding = one(billing, "quarantine")
     assert (finding.level, finding.object) == (WARNING, "main.events_quarantine")
-    assert finding.message.startswith("1 rows of events")
+    assert finding.message.startswith("1 row of events")
     billing.execute("TRUNCATE TABLE main.events_quarantine")
     assert_healthy(billing)
 

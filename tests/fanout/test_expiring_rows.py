@@ -35,11 +35,11 @@ def test_missed_rows_are_reported_a_week_before_they_expire(tmp_path: Path) -> N
         assert found() == []
         send(2, 27, 0)
         send(1, 27, 5)
-        lacks = "it lacks 1 rows of tenant 2"
+        lacks = "it lacks 1 row of tenant 2"
         assert found() == [("main._rk_to_all", lacks), ("main._rk_to_months", lacks)]
         send(100, 26, 0)
         rookery.wait_until_caught_up()
-        assert ("main_nest_100._rk_to_months", "it lacks 1 rows") in found()
+        assert ("main_nest_100._rk_to_months", "it lacks 1 row") in found()
 
 
 def test_dates_of_a_ttl() -> None:

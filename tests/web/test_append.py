@@ -64,7 +64,7 @@ def quarantined(server: Server, response: httpx.Response, beside: int) -> dict[s
     assert response.status_code == 200, response.text
     answer = response.json()
     assert (answer["rows"], answer["quarantine_rows"]) == (beside, 1)
-    assert answer["error"].startswith("1 rows") and "rookery quarantine ls events" in answer["error"]
+    assert answer["error"].startswith("1 row ") and "rookery quarantine ls events" in answer["error"]
     row: dict[str, Any] = quarantine(server)["rows"][0]
     assert row["c__error"] and all(row["c__error"])
     return row

@@ -20,6 +20,7 @@ from engine.control.doctor.findings import Context, Finding, error, warning
 from engine.control.doctor.repairs import outcomes
 from engine.control.fanout_status import lagging
 from engine.fanout.router import router_of
+from engine.plurals import counted
 from engine.schema import Name, Table, nest_database, quote
 
 REPAIR = "rookery doctor --repair"
@@ -38,7 +39,7 @@ def foreign_rows(context: Context) -> Iterator[Finding]:
                 f"SELECT count() FROM {live.name.sql()} WHERE NOT ({expression})"
             )
             if result.rows[0][0]:
-                why = f"{result.rows[0][0]:,} rows belong to another tenant"
+                why = f"{counted(result.rows[0][0], 'row')} of another tenant"
                 yield error("foreign-rows", live.name, why, "rebuild it: rookery tenant rm, then tenant add")
 
 
@@ -128,9 +129,9 @@ def _confirm(context: Context, relation: Relation, table: Table, tenant: str) ->
         actual = _sum_of_copy(context, relation, copy, alive or "1")
     if actual == expected:
         return
-    why = f"it has {actual[0]:,} rows, and landing has {expected[0]:,} of tenant {tenant}"
+    why = f"it has {counted(actual[0], 'row')}, and landing has {expected[0]:,} of tenant {tenant}"
     if actual[0] == expected[0]:
-        why = f"its {actual[0]:,} rows differ from those in landing"
+        why = "its rows differ from those in landing"
     if alive is None:
         yield warning("copy", copy, f"{why}; its TTL may have removed rows from one of them", REPAIR)
     else:

@@ -13,6 +13,7 @@ from engine.fanout.landing_log import LandingLog
 from engine.fanout.router import router_of
 from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
+from engine.plurals import counted
 from engine.schema import Name
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
 
@@ -83,9 +84,10 @@ def expiring_rows(context: Context) -> Iterator[Finding]:
     """No row that a suspended view has missed is about to expire in its source."""
     for lack in expiring(context.workspace, context.live):
         owner = f" of tenant {lack.tenant}" if lack.tenant is not None else ""
+        rows = counted(lack.rows, "row") + owner
         why = (
-            f"it lacks {lack.rows:,} rows{owner} that the TTL of {lack.source} removes within a week, the first at "
-            f"{lack.first} UTC; after that they cannot be delivered"
+            f"it lacks {rows} that the TTL of {lack.source} removes within a week, the first at {lack.first} UTC; "
+            "after that they cannot be delivered"
         )
         yield warning("expiring-rows", lack.view, why, "remove the cause, then: rookery fanout repair")
 
@@ -100,12 +102,12 @@ def quarantined(context: Context) -> Iterator[Finding]:
     for table, rows in result.rows:
         live = context.live.tables.get(Name(context.workspace.name, table))
         if live is not None and live.mark is not None and live.mark.kind == "quarantine":
-            why = f"{rows:,} {'row' if rows == 1 else 'rows'} of {live.mark.resource} in quarantine"
+            why = f"{counted(rows, 'row')} of {live.mark.resource} in quarantine"
             yield warning("quarantine", live.name, why, f"rookery quarantine ls {live.mark.resource}")
 
 
 def unfinished_history(context: Context) -> Iterator[Finding]:
     """Every target has the history of its view. This check runs only while no change is running."""
     for note in RegistryJournal(context.workspace.registry).outstanding():
-        why = f"{len(note.ranges)} ranges of its backfill have not been delivered"
+        why = f"its backfill has not delivered {counted(len(note.ranges), 'range')} of blocks"
         yield error("unfinished-history", note.view, why, "rookery fanout repair")

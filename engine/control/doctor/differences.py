@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from engine.control.doctor.detached_parts import Detached
+from engine.plurals import counted
 from engine.schema import Name
 
 MISSING, LESS, MIXED, DIFFERS, MORE, SURPLUS = "missing", "less", "mixed", "differs", "more", "surplus"
@@ -16,12 +17,12 @@ EXCESSES = (MIXED, MORE, SURPLUS)
 """Kinds in which the table has more than the sources yield."""
 
 _DESCRIPTIONS = {
-    MISSING: "are missing",
-    LESS: "fall short of the source's result",
-    MIXED: "fall short of the source's result in some columns and exceed it in others",
-    DIFFERS: "differ from the source's result",
-    MORE: "exceed the source's result",
-    SURPLUS: "are not in the source",
+    MISSING: "missing",
+    LESS: "below the source's result",
+    MIXED: "below the source's result in some columns and above it in others",
+    DIFFERS: "different from the source's result",
+    MORE: "above the source's result",
+    SURPLUS: "not in the source",
 }
 
 
@@ -39,7 +40,7 @@ class Difference:
 
     def text(self) -> str:
         """The difference as one sentence."""
-        parts = [f"{count:,} keys {_DESCRIPTIONS[kind]}" for kind, count in sorted(self.counts.items())]
+        parts = [f"{counted(count, 'key')} {_DESCRIPTIONS[kind]}" for kind, count in sorted(self.counts.items())]
         return f"{', '.join(parts)}, for example {self.example[:200]}"
 
 

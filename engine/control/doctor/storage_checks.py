@@ -8,6 +8,7 @@ from engine.compiler import storage
 from engine.control.doctor.detached_parts import detached_by_table
 from engine.control.doctor.findings import Context, Finding, error, warning
 from engine.plan.conversions import failed_conversions
+from engine.plurals import counted
 from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
 from engine.warehouse import ddl
@@ -121,7 +122,7 @@ def detached_parts(context: Context) -> Iterator[Finding]:
     landings = {table.name for _, table in context.landings()}
     for name, parts in sorted(parts_by_table.items()):
         reason = next((p.reason for p in parts if p.reason), "")
-        why = f"{len(parts)} parts are detached, {parts[0].name} first" + (f" ({reason})" if reason else "")
+        why = f"{counted(len(parts), 'detached part')}, {parts[0].name} first" + (f" ({reason})" if reason else "")
         if name in landings:
             remedy = "do not attach them: their rows would be delivered again. Append their rows as new rows instead"
             yield error("detached-parts", name, why, remedy)
@@ -153,7 +154,7 @@ def attached_parts(context: Context) -> Iterator[Finding]:
 def many_parts(context: Context) -> Iterator[Finding]:
     """Merges keep up. With too many parts the engine first slows inserts down and then refuses them."""
     for count in part_counts(context.workspace, MAX_PARTS_PER_PARTITION):
-        why = f"{count.parts} parts in partition {count.partition}: merges do not keep up"
+        why = f"{counted(count.parts, 'part')} in partition {count.partition}: merges do not keep up"
         yield warning("many-parts", count.table, why, "send fewer and larger batches, or wait for merges")
 
 
