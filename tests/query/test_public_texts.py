@@ -1,0 +1,51 @@
+"""A tenant's caller learns what is wrong with an argument, but not the values of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.errors import RookeryError
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
+from engine.tokens.claims import Claims, Scope
+from tests.support.in_process import Rookery, open_rookery
+
+EVENTS = """
+tenant: tenant_id
+columns: [{name: tenant_id, type: UInt32}, {name: id, type: UInt64}, {name: n, type: String}]
+engine: {sorting_key: [tenant_id, id]}
+"""
+FAULTS = {
+    "match('a', '(')": "regular expression",
+    "match(n, '(')": "regular expression",
+    "toUUID(n)": "UUID",
+    "toIPv4(n)": "IPv4",
+    "toIPv6(n)": "IPv6",
+    "CAST(n AS Enum8('a' = 1))": "Enum",
+    "toDateTime64('2020-01-01', 12)": "out of the range",
+    "toDecimal32(9999999, 2) * toDecimal32(9999999, 2)": "decimal",
+    "arrayMap((x, y) -> x, [1], [1, 2])": "length",
+    "CAST(1 AS FixedString(0))": "argument of a type",
+    "CAST(1 AS Unknown)": "type does not exist",
+    "quantile(2)(id)": "range",
+}
+
+
+@pytest.fixture(scope="module")
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("faults")) as opened:
+        opened.push({"datasources/events.yaml": EVENTS})
+        opened.add("1", "2", placement="pooled")
+        opened.append([{"tenant_id": t, "id": 777001, "n": f"secret-{t}"} for t in (1, 2)])
+        yield opened
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_without_values(rookery: Rookery, fault: str) -> None:
+    claims = Claims("a test", (Scope("DATASOURCES:READ", "events"),), tenant="1")
+    with pytest.raises(RookeryError) as raised:
+        Queries(rookery.workspace).sql(QueryRequest(claims), f"SELECT {fault} FROM events")
+    assert FAULTS[fault] in raised.value.message
+    assert "secret" not in raised.value.message and "777001" not in raised.value.message
