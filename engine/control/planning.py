@@ -16,7 +16,6 @@ from engine.control.unfinished_history import deliver_unfinished
 from engine.errors import DESTRUCTIVE, FOREIGN_OBJECT, RookeryError
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import record_replacement
-from engine.fanout.suspension_records import suspended
 from engine.fanout.view_repairs import repairable, still_failing
 from engine.plan.apply import ApplyContext, apply
 from engine.plan.conversions import failed_conversions, with_stored_types
@@ -63,7 +62,7 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
 
 def broken_views(workspace: Workspace, snapshot: Snapshot, build: Build) -> Mapping[Name, str]:
     """Suspended views whose query the build leaves unchanged and that would fail again, with the error."""
-    if not suspended(workspace):
+    if not snapshot.suspended:
         return {}
     desired = desired_schema(build, snapshot)
     missing = repairable(workspace, build, desired, read_schema(workspace.warehouse, workspace.name))

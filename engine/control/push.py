@@ -34,7 +34,7 @@ from engine.control.unfinished_history import undelivered_error
 from engine.errors import RookeryError
 from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
-from engine.fanout.suspension_records import forget_repaired, suspended
+from engine.fanout.suspension_records import forget_repaired
 from engine.observe import events
 from engine.plan.conversions import undo_failed_conversions
 from engine.plan.coverage import Coverage
@@ -42,6 +42,7 @@ from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.plan.summary import effects
 from engine.warehouse.catalog import read_schema
+from engine.workspace.journal import RegistryJournal
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 from engine.workspace.workspace import Workspace
 
@@ -184,11 +185,9 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
     compiled = _compile(workspace, snapshot, files, options)
     if not options.dry_run:
         # An interrupted change to a fan-out mode is completed first. The plan depends on the current modes, which
-        # determine which nests have views on landing. The second refresh reads the modes that this step may have
-        # recorded.
-        reconcile_modes(workspace, snapshot.build)
+        # determine which nests have views on landing.
+        snapshot = reconcile_modes(workspace, snapshot.build)
         undo_failed_conversions(workspace.warehouse, workspace.name)
-        snapshot = workspace.refresh()
     build = compiled.build
     continued = pipes_that_continue(snapshot, build, options.skip_backfill)
     broken = broken_views(workspace, snapshot, build)
@@ -306,7 +305,7 @@ def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> d
     snapshot = workspace.refresh()
     # The new build may require other fan-out modes, which need the tables that the plan has just created.
     reconcile_modes(workspace, snapshot.build)
-    if suspended(workspace):
+    if snapshot.suspended:
         forget_repaired(workspace, desired_schema(snapshot.build, snapshot))
     # Tables that refused rows may have been rebuilt by the plan.
     router.retry_now()
@@ -320,8 +319,11 @@ def _record_coverage(workspace: Workspace, snapshot: Snapshot) -> None:
 
     A shorter TTL, for example, removes source rows; afterwards it would not be known that the targets contain them.
     """
+    declared = workspace_schema(snapshot.build).views
+    if not declared:
+        return
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
-    views = [v for n, v in workspace_schema(snapshot.build).views.items() if n in live.views]
+    views = [v for n, v in declared.items() if n in live.views]
     Coverage(workspace.warehouse, workspace.registry, live).renew(views)
 
 
@@ -339,9 +341,10 @@ def _report(workspace: Workspace, proposal: _Proposal, delivered: Mapping[str, i
 
     History of a single tenant is only a warning: one tenant's rows must not fail a push that serves all of them.
     """
-    shared = undelivered_error(workspace, lambda history: history.tenant is None)
+    outstanding = RegistryJournal(workspace.registry).outstanding()
+    shared = undelivered_error(h for h in outstanding if h.tenant is None)
     if shared is not None:
         raise shared
-    own = undelivered_error(workspace, lambda history: history.tenant is not None)
+    own = undelivered_error(h for h in outstanding if h.tenant is not None)
     warnings = (*proposal.result.warnings, *([own] if own else []), *deferred(workspace, proposal.plan))
     return replace(proposal.result, applied=True, delivered=delivered, warnings=warnings)

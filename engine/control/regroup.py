@@ -141,7 +141,9 @@ def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> No
 
 def _refuse_outstanding(workspace: Workspace, name: str) -> None:
     """Raise RK3010 while a view has history to deliver to a target: recomputed groups would receive it twice."""
-    exc = undelivered_error(workspace, lambda history: history.target == Name(workspace.name, name).sql())
+    exc = undelivered_error(
+        h for h in RegistryJournal(workspace.registry).outstanding() if h.target == Name(workspace.name, name).sql()
+    )
     if exc is not None:
         raise exc
 

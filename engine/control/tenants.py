@@ -84,8 +84,8 @@ def add(
             _check_placement(workspace, snapshot.tenants.get(tenant), placement)
         new = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
         # If a tenant is added again, its interrupted erasure is cancelled, because its remaining rows are needed.
-        for kind in (ERASURE_KIND, PURGED_KIND):
-            workspace.registry.remove(kind, {*new} & workspace.registry.read(kind).keys())
+        for kind, recorded in workspace.registry.read_all([ERASURE_KIND, PURGED_KIND]).items():
+            workspace.registry.remove(kind, {*new} & recorded.keys())
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         records = {t: TenantRecord(t, placement or "pooled", "adding", moment) for t in new}  # type: ignore[arg-type]
         # Recorded before anything exists: after a kill, the tenant is listed as `adding`, and the command can be
@@ -151,7 +151,7 @@ def _create_deferred_views(workspace: Workspace, tenants: Sequence[str]) -> None
 
 def _check_delivered(workspace: Workspace, tenants: Sequence[str]) -> None:
     """Raise RK3010 if history of one of the tenants is outstanding."""
-    exc = undelivered_error(workspace, lambda history: history.tenant in tenants)
+    exc = undelivered_error(h for h in RegistryJournal(workspace.registry).outstanding() if h.tenant in tenants)
     if exc is not None:
         raise exc
 

@@ -4,7 +4,7 @@ delivered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import structlog
 
@@ -37,9 +37,9 @@ def deliver_unfinished(workspace: Workspace, progress: Progress = silent) -> dic
     return deliver(deliverable, workspace.warehouse, journal, progress, _log_failure)
 
 
-def undelivered_error(workspace: Workspace, concerns: Callable[[Backfill], bool]) -> RookeryError | None:
-    """RK3010 for the first recorded history that `concerns` selects; None if there is none."""
-    stuck = [h for h in RegistryJournal(workspace.registry).outstanding() if concerns(h)]
+def undelivered_error(outstanding: Iterable[Backfill]) -> RookeryError | None:
+    """RK3010 for the first of the recorded histories; None without any."""
+    stuck = list(outstanding)
     if not stuck:
         return None
     owner = f" for tenant `{stuck[0].tenant}`" if stuck[0].tenant else ""

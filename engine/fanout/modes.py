@@ -17,6 +17,7 @@ from engine.plan.backfill_delivery import deliver
 from engine.schema import Name, nest_database
 from engine.warehouse import ddl
 from engine.workspace.journal import RegistryJournal
+from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
 ROUTED_FROM_TENANTS = 32
@@ -63,13 +64,16 @@ def _tenants_with_tables(workspace: Workspace) -> int:
     return sum(t.placement == "tables" and t.state != "removing" for t in tenants)
 
 
-def reconcile_modes(workspace: Workspace, build: Build) -> None:
-    """Change every landing datasource to its desired mode. Also completes a change that was interrupted."""
+def reconcile_modes(workspace: Workspace, build: Build) -> Snapshot:
+    """Change every landing datasource to its desired mode. Also completes a change that was interrupted.
+
+    Returns the snapshot with the new modes.
+    """
     snapshot = workspace.refresh()
     modes = desired_modes(build, _tenants_with_tables(workspace), dict(snapshot.modes))
     router = router_of(workspace)
     if modes == router.applied_modes:
-        return
+        return snapshot
     for name, mode in modes.items():
         if mode == "routed" and name not in snapshot.routed and None in nest_copies(workspace, name).values():
             # If a copy has lost its view, it misses rows. The next plan rebuilds the copy; only then can a worker
@@ -81,7 +85,7 @@ def reconcile_modes(workspace: Workspace, build: Build) -> None:
         # Recorded first: after a kill, the next start sees the new mode and completes the change.
         workspace.registry.write("fanout", {n: {"mode": m} for n, m in changed.items()})
         workspace.registry.remove("fanout", removed)
-        workspace.refresh()
+        snapshot = workspace.refresh()
     for name in removed:
         router.close_worker(name)
     for name, mode in modes.items():
@@ -93,6 +97,7 @@ def reconcile_modes(workspace: Workspace, build: Build) -> None:
         elif router.worker(name) is not None or router.journal.read(name)[0] is not None:
             _replace_worker(workspace, router, build, name, [t for t, v in copies.items() if v is None])
     router.applied_modes = modes
+    return snapshot
 
 
 def _replace_views(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:

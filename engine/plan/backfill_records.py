@@ -99,6 +99,8 @@ def _undelivered_tokens(warehouse: Warehouse, journal: Journal, tables: Collecti
     Such a range may have reached the table although a view that reads the table failed. It is delivered again, and
     new views receive it too.
     """
+    if not tables:
+        return {}
     outstanding = journal.outstanding()
     tokens = {t: {token_of(b, r) for b in outstanding if b.target == t.sql() for r in b.ranges} for t in tables}
     carrying = carrying_tokens(warehouse, {t for t, own in tokens.items() if own})

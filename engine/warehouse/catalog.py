@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.schema import Column, Index, Mark, Name, Schema, Table, View
 from engine.warehouse.clauses import as_expression, read_clauses, read_constraints, read_target
+from engine.warehouse.ddl import is_nest
 from engine.warehouse.port import Value, Warehouse
 
 _WORKSPACE = "({0} = {{w:String}} OR startsWith({0}, concat({{w:String}}, '_nest')))"
@@ -36,7 +37,9 @@ def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str]
     bindings: dict[str, Value] = {"w": workspace, "databases": [*sorted(databases or ())]}
     condition = _WORKSPACE if databases is None else _NAMED
     where = condition.format("database")
-    _load(warehouse, where, bindings)
+    # Only nests have tables that are not loaded.
+    if databases is None or any(map(is_nest, databases)):
+        _load(warehouse, where, bindings)
     columns = _columns(warehouse, where, bindings)
     indexes = _indexes(warehouse, where, bindings)
     sources = {Name(d, v): Name(sd, s) for d, v, sd, s in warehouse.query(_SOURCES % where, bindings).rows}

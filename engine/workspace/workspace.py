@@ -66,7 +66,7 @@ class Workspace:
         self._refreshing = threading.Lock()
         self._prepared: tuple[Mapping[str, DeployedFile], Build] | None = None
         # Only replaced as a whole, so threads read it without a lock.
-        self._current = self._load(None)
+        self._current = self._load(None, self.registry.version())
 
     @property
     def zone(self) -> str:
@@ -86,8 +86,9 @@ class Workspace:
     def refresh(self) -> Snapshot:
         """Load the current version of the registry if it differs from the snapshot's. Returns the snapshot."""
         with self._refreshing:
-            if self.registry.version() != self._current.version:
-                self._current = self._load(self._current)
+            version = self.registry.version()
+            if version != self._current.version:
+                self._current = self._load(self._current, version)
             return self._current
 
     def compile(
@@ -131,16 +132,18 @@ class Workspace:
     def _create_secrets(self) -> None:
         """Create the signing key and the secret of static tokens on first use."""
         secrets = self.registry.read_all(["key", "secret"])
+        created: dict[str, dict[str, dict[str, str | None]]] = {}
         if "key" not in secrets:
             key = SigningKey.new()
-            self.registry.write("key", {key.id: {"secret": key.secret, "retires": None}})
+            created["key"] = {key.id: {"secret": key.secret, "retires": None}}
         if "secret" not in secrets:
-            self.registry.write("secret", {"static": {"secret": new_secret()}})
+            created["secret"] = {"static": {"secret": new_secret()}}
+        self.registry.write_all(created)
 
-    def _load(self, before: Snapshot | None) -> Snapshot:
-        # The version is read first: if the registry changes before the rows are read, the next refresh loads them
-        # again.
-        version = self.registry.version()
+    def _load(self, before: Snapshot | None, version: int) -> Snapshot:
+        """A snapshot of the registry. The caller reads the version first: if the registry changes before the rows are
+        read, the next refresh loads them again.
+        """
         rows = self.registry.read_all(SNAPSHOT_KINDS)
         return snapshot_of(version, rows, before, self._build)
 
