@@ -304,44 +304,6 @@ def test_private_files_are_private(server: Server, tmp_path: Path) -> None:
     cli("auth", "--url", server.url, code=2)
 
 
-def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
-    for url in ("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense", "http://[::1"):
-        assert "RK7003" in cli("tenant", "ls", "--url", url, code=6).err, url
-
-
-def test_a_url_of_another_program(tmp_path: Path) -> None:
-    import http.server
-    import threading
-
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    found.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
-    hand = threading.Thread(target=found.serve_forever)
-    hand.start()
-    try:
-        cli = Cli(tmp_path, {"ROOKERY_URL": f"http://127.0.0.1:{found.server_port}"})
-        for command in (["tenant", "ls"], ["tenant", "add", "1"], ["sql", "SELECT 1"]):
-            outcome = cli(*command, code=7) if command[1] == "ls" else cli(*command, code=1)
-            assert "RK7005" in outcome.err
-    finally:
-        found.shutdown()
-        hand.join()
-
-
-def test_a_directory_that_another_process_holds(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        here = Cli(tmp_path)
-        assert here("--json", "tenant", "ls").json == [], "the server on this directory is found by itself"
-        (tmp_path / ".rookery" / "server.json").unlink()
-        text = here("tenant", "ls", code=6, ROOKERY_WAIT_SECONDS="1").err
-        assert "RK6001" in text
-        assert "hint:" in text
-        assert "RK6001" in here("serve", "--port", "0", code=6, ROOKERY_WAIT_SECONDS="1").err
-        busy = server.url.rpartition(":")[2]
-        assert "RK7001" in Cli(tmp_path / "other").at(tmp_path)("serve", "--port", busy, code=1).err
-    assert here("--json", "tenant", "ls").json == []
-
-
 def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
@@ -363,12 +325,6 @@ def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
     assert "SERVICE" not in message
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
-def test_an_unreachable_host(tmp_path: Path, host: str) -> None:
-    message = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
-    assert "RK7001" in message and "--host" in message
-
-
 def test_an_empty_setting_counts_as_unset(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
@@ -387,14 +343,6 @@ def test_concurrent_commands_wait_for_each_other(tmp_path: Path) -> None:
     cli("push")
     with ThreadPoolExecutor(3) as hands:
         assert all(o.code == 0 for o in hands.map(lambda _: cli("--json", "tenant", "ls"), range(3)))
-
-
-def test_an_invalid_url(tmp_path: Path) -> None:
-    message = Cli(tmp_path)("tenant", "ls", ROOKERY_URL="127.0.0.1:7181", code=6).err
-    assert "http://127.0.0.1:7181" in message
-    with running(tmp_path / "home") as server:
-        message = Cli(tmp_path)("tenant", "ls", ROOKERY_URL=server.url, code=5).err
-        assert "rookery auth" in message
 
 
 def test_shell_completion(tmp_path: Path) -> None:
