@@ -12,11 +12,11 @@ from engine.fanout.suspension_records import suspended
 from engine.observe import metrics
 from engine.version import version
 from engine.warehouse.port import Usage
+from engine.workspace.disk import OWN_DATABASES
 from engine.workspace.workspace import Workspace
 
 # Concurrent scrapes run in different threads but set the same gauges.
 _scraping = threading.Lock()
-_OWN = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,6 @@ def _quarantine_rows(workspace: Workspace) -> dict[str, int]:
 def _parts(workspace: Workspace) -> int:
     """Active parts of all tables that are loaded."""
     counted = workspace.warehouse.query(
-        f"SELECT count() FROM system.parts WHERE active AND {_OWN}", {"w": workspace.name}
+        f"SELECT count() FROM system.parts WHERE active AND {OWN_DATABASES}", {"w": workspace.name}
     )
     return int(counted.rows[0][0])

@@ -27,7 +27,7 @@ READY_RESERVES = 2
 WRITE_AMPLIFICATION = 3
 """Maximum bytes on disk for each byte of a request, including everything derived from it."""
 
-_OWN = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
+OWN_DATABASES = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
 """SQL condition: the database is the workspace's own, or a nest."""
 _PART = re.compile(r"[^_]+(?:_\d+){3,4}")
 """The directory of an active part: partition, blocks, level, and mutation."""
@@ -101,8 +101,8 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     Only an embedded engine's files are checked, and only to see whether they exist and are not empty.
     """
     broken = workspace.warehouse.query(
-        f"SELECT database, table, name FROM system.detached_parts WHERE {_OWN} AND startsWith(name, 'broken') "
-        "ORDER BY ALL",
+        "SELECT database, table, name FROM system.detached_parts "
+        f"WHERE {OWN_DATABASES} AND startsWith(name, 'broken') ORDER BY ALL",
         {"w": workspace.name},
     )
     for database, table, part in broken.rows:
@@ -110,7 +110,7 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     if not workspace.warehouse.capabilities.embedded:
         return
     active = workspace.warehouse.query(
-        f"SELECT database, table, name, path FROM system.parts WHERE active AND {_OWN} ORDER BY ALL",
+        f"SELECT database, table, name, path FROM system.parts WHERE active AND {OWN_DATABASES} ORDER BY ALL",
         {"w": workspace.name},
     )
     listed = {Name(database, table) for database, table, _, _ in active.rows}
@@ -142,7 +142,7 @@ def _unlisted(workspace: Workspace, listed: Collection[Name]) -> Iterator[tuple[
         return
     tables = workspace.warehouse.query(
         "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
-        f"WHERE engine != 'MaterializedView') WHERE {_OWN} ORDER BY ALL",
+        f"WHERE engine != 'MaterializedView') WHERE {OWN_DATABASES} ORDER BY ALL",
         {"w": workspace.name},
     )
     for database, table, path in tables.rows:
@@ -164,7 +164,7 @@ def part_counts(workspace: Workspace, at_least: int) -> list[PartCount]:
     """Partitions with at least this many active parts, largest first. Parts of unloaded tables are counted too."""
     listed = workspace.warehouse.query(
         "SELECT database, table, partition, count() AS parts FROM system.parts "
-        f"WHERE active AND {_OWN} GROUP BY database, table, partition",
+        f"WHERE active AND {OWN_DATABASES} GROUP BY database, table, partition",
         {"w": workspace.name},
     )
     counts = [PartCount(Name(database, table), str(name), int(n)) for database, table, name, n in listed.rows]

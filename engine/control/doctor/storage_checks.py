@@ -13,13 +13,11 @@ from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
 from engine.warehouse import ddl
 from engine.warehouse.errors import sentence
-from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, part_counts, reserve_of
+from engine.workspace.disk import NEARLY_FULL_RESERVES, OWN_DATABASES, damaged_parts, part_counts, reserve_of
 
 DEDUP_WINDOW_SETTING = "non_replicated_deduplication_window"
 MAX_PARTS_PER_PARTITION = 300
 """With this many parts in one partition, merges do not keep up with inserts."""
-_OF_WORKSPACE = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
-"""SQL condition: the database is the workspace's own, or a nest."""
 
 
 def landing_layout(context: Context) -> Iterator[Finding]:
@@ -118,7 +116,7 @@ def detached_parts(context: Context) -> Iterator[Finding]:
     """No part is detached. The rows of a detached part are missing. Parts of landing cannot simply be attached again:
     their rows would be delivered twice.
     """
-    parts_by_table = detached_by_table(context.workspace.warehouse, _OF_WORKSPACE, {"w": context.workspace.name})
+    parts_by_table = detached_by_table(context.workspace.warehouse, OWN_DATABASES, {"w": context.workspace.name})
     landings = {table.name for _, table in context.landings()}
     for name, parts in sorted(parts_by_table.items()):
         reason = next((p.reason for p in parts if p.reason), "")
