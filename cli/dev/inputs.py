@@ -172,6 +172,7 @@ def _placements(
     choices: Choices, survey: Survey, suites: Sequence[Suite], tenants: Iterable[str], problems: Collector
 ) -> dict[str, Placement]:
     """The tenants to add, pooled unless a test file says otherwise. Rows with other ids will go to quarantine."""
+    # Reversed: the first test file that declares a tenant decides.
     declared = {tenant: placement for suite in reversed(suites) for tenant, placement in suite.tenants}
     type, placements = tenant_type(survey.project), dict[str, Placement]()
     for tenant in dict.fromkeys((*([choices.tenant] if choices.tenant is not None else ()), *tenants)):

@@ -57,10 +57,12 @@ def _source(build: Build, pipe: CompiledPipe) -> tuple[str, str]:
     if pipe.target is None:
         return "*", quote(pipe.name)
     target, relation = build.datasources[pipe.target.name], build.relations[pipe.target.name]
+    # Stored states are binary; finalizeAggregation turns each into the value of its aggregate.
     columns = [
         f"finalizeAggregation({name}) AS {name}" if type.startswith("AggregateFunction(") else name
         for name, type in zip(map(quote, relation.columns), relation.types, strict=True)
     ]
+    # Engines merge rows at a time of their own choosing. FINAL shows what will be left.
     merged = " FINAL" if target.engine.type != "MergeTree" else ""
     return ", ".join(columns), f"{quote(target.name)}{merged}"
 

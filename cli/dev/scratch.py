@@ -72,6 +72,7 @@ class Scratch:
         try:
             push(connection, project)
         except RookeryError:
+            # A push may refuse a change to deployed files. A new workspace has none; what it refuses is reported.
             return self._replace(inputs, build)
         # Tokens for queries list the endpoints that they allow, so they are minted again.
         self.state = State(inputs, build, Prepared(connection, project, before.workspace.zone), before.rows)
@@ -86,6 +87,7 @@ class Scratch:
             loaded = self._load(workspace, inputs.fixtures)
             previous, self._opened = self._opened, opened.pop_all()
         self.state, self._loaded = State(inputs, build, workspace, loaded.rows), loaded
+        # Closed last: if the new workspace fails, the old one stays in use.
         previous.close()
         return loaded
 
@@ -125,6 +127,7 @@ def _bad_rows(workspace: Prepared, datasource: str, fixtures: Iterable[Fixture])
     """An error for each row in quarantine, with its place, in the order of the files."""
     places: dict[bytes, list[Place]] = defaultdict(list)
     for fixture in fixtures:
+        # Rows may be equal. Reversed, so that `pop` takes their places in the order of the file.
         for row in reversed(fixture.rows):
             places[row.text.strip()].append(row.place)
     path = f"/v0/datasources/{datasource}/quarantine"

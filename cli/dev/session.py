@@ -59,6 +59,7 @@ class Stop:
         """While the context is active, a signal only asks the session to end."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in before.items():
+            # `nohup` ignores SIGHUP, and a shell SIGINT in background jobs. They stay ignored.
             if handler is not signal.SIG_IGN:
                 signal.signal(number, self._note)
         try:
@@ -79,15 +80,18 @@ def run(choices: Choices, *, as_json: bool) -> None:
     with stop.handling():
         directory = TemporaryDirectory(prefix="rookery-dev-", ignore_cleanup_errors=True)
         work = _Work(Path(directory.name), settings, choices, reporter, stop)
+        # A daemon, so that it cannot keep the process alive while it waits for a query.
         thread = threading.Thread(target=work.run, name="rookery-dev", daemon=True)
         thread.start()
         ends_at = None
         while thread.is_alive():
+            # In short steps: the handler only notes a signal, so this loop has to look for one.
             thread.join(0.1)
             if stop.is_set() and ends_at is None:
                 ends_at = time.monotonic() + STOP_SECONDS
             if ends_at is not None and (time.monotonic() > ends_at or stop.count > 1):
                 break
+        # `_end` skips the finalizers, which would remove the directory otherwise.
         _remove(Path(directory.name))
         if stop.number is not None:
             _end(128 + stop.number)

@@ -62,11 +62,13 @@ def _while_same(
     is_first = True
     for changes in watch(
         *folders,
+        # No filter: a round compares contents, so a needless report costs one reading of the files.
         watch_filter=None,
         debounce=LONGEST_MS,
         step=QUIET_MS,
         stop_event=stop,
         rust_timeout=TICK_MS,
+        # At each time-out, the identities are compared: the watch does not see that its folder was replaced.
         yield_on_timeout=True,
         raise_interrupt=False,
         force_polling=poll,

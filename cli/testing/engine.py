@@ -38,6 +38,7 @@ class ThrowawayEngine:
     @contextmanager
     def workspace(self) -> Iterator[Connection]:
         """A new, empty workspace: an admin's connection to its server."""
+        # Not reused: without `drop`, the databases of closed workspaces stay.
         self._opened += 1
         name = f"test{self._opened}"
         settings = self._settings.model_copy(
@@ -78,7 +79,7 @@ class _SharedWarehouse:
         return getattr(self._warehouse, name)
 
     def close(self) -> None:
-        """Do nothing: `throwaway` closes the warehouse."""
+        """Do nothing: `engine_in` closes the warehouse."""
 
 
 @contextmanager

@@ -140,6 +140,7 @@ def _columns(build: Build, pipe: Pipe) -> tuple[Column, ...]:
 
 def _existing_text(existing: Datasource, proposed: Datasource) -> str:
     """The contents of an existing target's file. Raises RK3011 if its columns differ from the proposed ones."""
+    # Authors may write a type with other spaces than the engine.
     present = {c.name: c.type.replace(" ", "") for c in existing.columns}
     wanted = {c.name: c.type.replace(" ", "") for c in proposed.columns}
     if present != wanted:

@@ -193,6 +193,8 @@ def _remove(workspace: Workspace, snapshot: Snapshot, names: list[str]) -> None:
     """Compile the workspace without some resources, and apply the steps of the plan that concern them."""
     sources: dict[str, DeployedFile] = {n: s for n, s in snapshot.sources.items() if n not in names}
     compiled = workspace.compile(parse_sources(sources), tolerated=None)
+    # Tokens come first: after a kill, no token may have a scope on a resource that a later push creates under the
+    # same name.
     _narrow_tokens(workspace, snapshot, names)
     workspace.registry.remove("resource", [n for n in names if n in snapshot.sources])
     plan = plan_for(workspace, snapshot, compiled, PlanOptions(prune=True))

@@ -198,6 +198,7 @@ def refresh(workspace: Workspace, caller: Claims, name: str) -> dict[str, Any]:
 
 def _store(workspace: Workspace, token: StaticToken) -> None:
     """Write a token, which is accepted from now on."""
+    # Written before the other kind is removed: after a kill, a token may have two records, but never none.
     workspace.registry.write(token.kind, {token.name: token.as_dict()})
     for kind in TOKEN_KINDS:
         if kind != token.kind:

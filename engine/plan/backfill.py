@@ -152,6 +152,7 @@ def block_ranges(warehouse: Warehouse, source: Name, *, after: int = 0, without:
     view lock held: otherwise a running insert may add a block below the newest one afterwards.
     """
     skipped = f"{BATCH_COLUMN} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
+    # A block has the rows of one insert, all with the same token, so `max` tells whether the block is skipped.
     blocks = warehouse.query(
         f"SELECT _block_number AS b, count() AS n, max({skipped}) AS p FROM {source.sql()} "
         f"WHERE _block_number > {after} GROUP BY b ORDER BY b"

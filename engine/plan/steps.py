@@ -53,6 +53,7 @@ class Step:
 class CreateDatabase(Step):
     """Create a database."""
 
+    # The fields of all kinds of steps need defaults, because fields of `Step` have them.
     database: str = ""
 
     @property

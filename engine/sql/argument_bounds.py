@@ -142,6 +142,7 @@ def bound_arguments(calls: Iterable[Node], root: Node) -> None:
     """
     levels: dict[int, int] = {}
     fixed = _Fixed(root)
+    # Inner calls come first, because the level of a call depends on those in its arguments.
     for call in reversed(list(calls)):
         name, arguments = str(call["name"]).lower(), members(call.get("arguments"))
         pair = None if has_limit(name, arguments) else _scanned(name, arguments, fixed)
@@ -172,6 +173,7 @@ def _limit_lengths(call: Node, arguments: list[Node]) -> None:
     work = _work(lengths[:2], [arguments[n] for n in variable])
     for n in variable:
         limits = [_is_greater(deepcopy(lengths[n]), MAX_ARGUMENT_SIZE)]
+        # Once is enough: the engine evaluates all arguments before it calls the function.
         if n == variable[0]:
             limits.append(_is_greater(work, MAX_BLOCK_WORK))
         arguments[n] = _bounded(arguments[n], limits, pass_on, str(call["name"]))

@@ -319,6 +319,7 @@ def _members(kind: Kind, value: Any, where: str) -> list[Node]:
 
 def _check_names(value: Any, where: str) -> None:
     for node in _members("list" if isinstance(value, list) else "items", value, where):
+        # `children` checks the identifier while it is read. Only a plain name has no nodes of its own.
         for _ in children(node, frozenset({"Identifier"})):
             refuse(where)
 

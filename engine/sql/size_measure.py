@@ -200,6 +200,7 @@ class _Measure:
                 add_work(work, measured.cost.work)
         # The work of a part in a lambda is multiplied on the way to the root, so it is counted there.
         add_parts(parts, work | {"": work[""] // WORK_PER_PART})
+        # The loop ends with the root, or with the first node of a list.
         return Measured(parts, measured.number, replace(measured.cost, work=work))
 
     def _node(self, node: Node, children: list[tuple[Node, Measured]], selects: Selects) -> Measured:

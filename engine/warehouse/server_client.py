@@ -62,6 +62,7 @@ def open_client(url: str, credentials: Credentials, settings: Mapping[str, int |
         settings=dict(settings),
         pool_mgr=pool,
         proxy_path=parts.path.strip("/"),
+        # The requests of a session cannot run concurrently.
         autogenerate_session_id=False,
     )
 
