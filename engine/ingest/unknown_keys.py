@@ -145,11 +145,15 @@ def _unknown_in_object(value: Mapping[str, Any], known: Tree, prefix: str, *, to
 
 def _unknown_in(value: Any, known: Tree, path: str) -> Iterator[str]:
     """The paths of unknown keys in the value at a path: an object, a list of objects, or any other value."""
-    if type(value) is dict:
-        yield from _unknown_in_object(value, known, f"{path}.")
-    elif type(value) is list:
-        for element in value:
-            yield from _unknown_in(element, known, f"{path}[:]")
+    # Without recursion: lists can be nested more deeply than Python calls.
+    pending = [(value, path)]
+    while pending:
+        current, at = pending.pop()
+        if type(current) is dict:
+            yield from _unknown_in_object(current, known, f"{at}.")
+        elif type(current) is list:
+            inner = f"{at}[:]"
+            pending += [(element, inner) for element in reversed(current)]
 
 
 def _sampled_lines(body: bytes) -> Iterator[bytes]:

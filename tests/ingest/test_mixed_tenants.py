@@ -24,6 +24,7 @@ columns:
   - {{name: n, type: UInt32, default: 7}}
   - {{name: payload, type: String, json: $.payload}}
   - {{name: city, type: String, json: $.payload.city}}
+  - {{name: street, type: String, json: $.address.street}}
 tenant: {{column: tenant_id, fanout: {fanout}}}
 engine: {{sorting_key: [tenant_id, id]}}
 """
@@ -104,6 +105,8 @@ def test_no_row_can_name_the_tenant_of_its_token(rookery: Rookery, body: bytes, 
         b'{"id": "x", "id": "y"}',
         b'{"id": "x\\q"}',
         b'\xff{"id": "x"}',
+        b'{"id": "x", "address": ' + b"[" * 1010 + b"]" * 1010 + b"}",
+        b'{"id": "x", "address": ' + b"[" * 1010 + b'{"door": 1}' + b"]" * 1010 + b"}",
     ],
 )
 def test_a_bad_append_has_the_same_result_as_alone(rookery: Rookery, bad: bytes) -> None:
