@@ -16,6 +16,7 @@ from cli import (
     doctor,
     explain,
     fanout,
+    interrupts,
     log,
     output,
     project,
@@ -149,7 +150,10 @@ def run() -> None:
         refuse_empty(sys.argv[1:])
         if options.json and (group := unfinished(arguments)):
             raise RookeryError(USAGE, f"`{group}` needs a command", hint=f"{group} --help")
-        sys.exit(_COMMAND(arguments, prog_name="rookery", standalone_mode=False))
+        code = _COMMAND(arguments, prog_name="rookery", standalone_mode=False)
+        if code == interrupts.EXIT_CODE:
+            interrupts.end_after_cleanup()
+        sys.exit(code)
     except _PARSER_ERROR as exc:
         if type(exc).__name__ != "NoArgsIsHelpError":
             # If the command is missing, the help has already been printed.

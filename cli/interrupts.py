@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 EXIT_CODE = 130
 
@@ -22,6 +24,17 @@ def end_at_once() -> None:
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(EXIT_CODE)
+
+
+def end_after_cleanup() -> NoReturn:
+    """End the process when an interrupted command has cleaned up.
+
+    Without the interpreter's own shutdown: there, an engine whose opening was interrupted crashes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(EXIT_CODE)
 
 

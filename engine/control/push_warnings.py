@@ -45,7 +45,7 @@ def expired_rows(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
         owner = f" of tenant `{tenant}`" if tenant is not None else ", or more,"
         yield RookeryError(
             MISSED_EXPIRED,
-            f"the target of `{view}` lacks {counted(rows, 'row')}{owner} that its source no longer has",
+            f"{counted(rows, 'row')}{owner} that `{view}` has missed cannot be delivered: no longer in its source",
             hint="all other rows that it has missed are delivered; send these rows again if you still have them",
         )
 

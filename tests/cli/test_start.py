@@ -43,7 +43,7 @@ sys.addaudithook(imported)
 main()
 """
 """`rookery`, which gets a SIGINT at the n-th import after its entry point has begun."""
-OWN = {"engine", "engine.errors"}
+OWN = {"engine", "engine.errors", "engine.plurals"}
 """Modules of the engine that every command needs. They import only the standard library."""
 LIBRARIES = {
     "httpx",
