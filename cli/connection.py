@@ -187,6 +187,7 @@ def connected(settings: Settings, *, create: bool, keep: bool) -> Iterator[Conne
             temporary = {"data": directory / "data", "clickhouse_url": None}
             connection = _connected(settings.model_copy(update=temporary), stack, create=True)
         yield connection
+        interrupts.ignore()
 
 
 def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connection:

@@ -48,3 +48,9 @@ def raised() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def ignore() -> None:
+    """Ignore Ctrl-C until `raised` ends. Call it when a command has printed its result and only cleans up."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
