@@ -87,6 +87,18 @@ class RookeryError(Exception):
         """Whether the server or its database failed, rather than the request (status 500 and above)."""
         return self.code.status >= 500
 
+    def with_hint(self, hint: str) -> RookeryError:
+        """The same error with another hint. Several requests may have failed with one error, so it is not changed."""
+        return RookeryError(
+            self.code,
+            self.message,
+            hint=hint,
+            place=self.place,
+            detail=self.detail,
+            headers=self.headers,
+            public=self.public,
+        )
+
     def as_dict(self, *, public: bool = False) -> dict[str, Any]:
         """The error as plain data for JSON, without parts that are absent; with `public`, for any caller."""
         body: dict[str, Any] = {"code": self.code.id, "error": self.public if public else self.message}

@@ -292,8 +292,7 @@ def _with_request(exc: RookeryError, sample: Sample) -> RookeryError:
     """The error of SQL that cannot be parsed, with a hint about the request that leads to it."""
     if exc.code is not SQL_SYNTAX or exc.hint or not sample.request:
         return exc
-    hint = f"the template renders this SQL for {sample.request}"
-    return RookeryError(exc.code, exc.message, hint=hint, place=exc.place, detail=exc.detail)
+    return exc.with_hint(f"the template renders this SQL for {sample.request}")
 
 
 def check_used(text: Verified, names: frozenset[str]) -> None:
@@ -317,8 +316,7 @@ def _with_order_hint(exc: RookeryError, pipe: Pipe, position: int) -> RookeryErr
     later = [n.name for n in pipe.nodes[position:] if exc.message.endswith(f" node `{n.name}`")]
     if exc.code is not TABLE_REFUSED or not later:
         return exc
-    hint = f"a node reads only nodes above it; move `{later[0]}` up"
-    return RookeryError(exc.code, exc.message, hint=hint, place=exc.place, detail=exc.detail)
+    return exc.with_hint(f"a node reads only nodes above it; move `{later[0]}` up")
 
 
 def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:

@@ -57,8 +57,9 @@ def _without_tenant(state: BuildState, source: Datasource) -> Iterator[RookeryEr
         return storage.nest_table(datasource, state.workspace, database, "", drop_tenant=True)
 
     for problem in refused_parts(source, _without_mark(make_table), state.analyser):
-        hint = f"tables in nests lack `{source.tenant_column}` because of `drop_tenant_column`; do not use it here"
-        yield RookeryError(problem.code, problem.message, hint=hint, place=problem.place, detail=problem.detail)
+        yield problem.with_hint(
+            f"tables in nests lack `{source.tenant_column}` because of `drop_tenant_column`; do not use it here"
+        )
 
 
 def _without_mark(make_table: TableFactory) -> TableFactory:

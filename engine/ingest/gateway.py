@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import structlog
 
-from engine.errors import BAD_TOKEN, CLOSED, INTERNAL, RookeryError
+from engine.errors import BAD_TOKEN, CLOSED, RookeryError
 from engine.ingest.batch import Append, AppendResult, writer_id
 from engine.ingest.grouping import Grouping
 from engine.ingest.idempotency.keys import Key, key_of, require_same_body
@@ -25,10 +25,10 @@ from engine.ingest.insert_memory import InsertMemory, max_insert_bytes
 from engine.ingest.memory_budget import BodyMemory, MemoryBudget
 from engine.ingest.stage_schemas import schema_for
 from engine.ingest.staging_pool import StagingPool
+from engine.ingest.unexpected_errors import unexpected_error
 from engine.ingest.writer import Attempt, BatchWriter, Results
 from engine.ingest.writer_queues import AppendGroup, IngestQueue
 from engine.observe import metrics
-from engine.warehouse.errors import file_error, for_sender, is_file_error
 from engine.warehouse.port import Input
 from engine.workspace.disk import require_space
 from engine.workspace.workspace import Workspace
@@ -245,7 +245,7 @@ class Gateway:
             groups = deque(self._grouping.groups_of(appends, queue.probation.writers, results))
         except BaseException as exc:
             # Every append must get a result; otherwise its caller would wait forever.
-            error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
+            error = exc if isinstance(exc, RookeryError) else unexpected_error(exc)
             return {id(a): error for a in appends}, []
         failed: list[AppendGroup] = []
         failed_writers: set[str] = set()
@@ -274,7 +274,7 @@ class Gateway:
             with self._insert_memory.reserved(self._max_insert_bytes(group)):
                 attempt = self._writer.attempt(group)
         except BaseException as exc:
-            error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
+            error = exc if isinstance(exc, RookeryError) else unexpected_error(exc)
             attempt = Attempt({id(a): error for a in group.appends})
         _count(group.appends, attempt.results)
         return attempt
@@ -330,13 +330,3 @@ def _count(appends: Sequence[Append], results: Results) -> None:
         metrics.INGESTED_BYTES.labels(name).inc(sum(len(a.body) for a, r in stored if r.rows))
         metrics.QUARANTINED_ROWS.labels(name).inc(sum(r.quarantined for _, r in stored))
         metrics.REFUSED_ROWS.labels(name).inc(sum(r.refused for _, r in stored))
-
-
-def _unexpected_error(exc: BaseException) -> RookeryError:
-    """Log an unexpected error. Returns RK6008 or RK6009 if a file failed, otherwise RK7006."""
-    log.error("cannot store a batch", exc_info=exc)
-    if is_file_error(exc):
-        return for_sender(file_error(exc))
-    return RookeryError(
-        INTERNAL, "the batch could not be stored", hint="the server's log has the details", detail=str(exc)
-    )

@@ -10,6 +10,7 @@ from engine.fanout.suspension_records import tenants_behind
 from engine.ingest.batch import Append
 from engine.ingest.idempotency.keys import key_of, require_same_body
 from engine.ingest.idempotency.receipts import Receipts
+from engine.ingest.unexpected_errors import unexpected_error
 from engine.ingest.values.staging_mode import StagingMode
 from engine.ingest.writer import BatchWriter, Results
 from engine.ingest.writer_queues import AppendGroup
@@ -54,8 +55,8 @@ class Grouping:
         for append in appends:
             receipt = receipts.get(key_of(append)) if append.key else None
             if receipt is None or (not receipt.is_confirmed and receipt.digest == append.digest):
-                self._writer.examine(append)
-                new.append(append)
+                if self._is_examined(append, results):
+                    new.append(append)
                 continue
             try:
                 require_same_body(receipt.digest, append.digest)
@@ -63,6 +64,18 @@ class Grouping:
             except RookeryError as exc:
                 results[id(append)] = exc
         return new
+
+    def _is_examined(self, append: Append, results: Results) -> bool:
+        """Examine an append. An unexpected error is its result, so that it fails no other append."""
+        try:
+            self._writer.examine(append)
+        except RookeryError:
+            # It concerns the datasource, and so every append of the batch.
+            raise
+        except Exception as exc:
+            results[id(append)] = unexpected_error(exc)
+            return False
+        return True
 
 
 class _GroupKey(NamedTuple):

@@ -32,9 +32,9 @@ class OrphanedRejections:
 
     def _remove_those_of_last_process(self) -> None:
         """Remove what a killed process has left. Never raises a RookeryError: each batch tries it again."""
-        for datasource, batch in batches_without_receipt(self._workspace):
-            self.add(datasource, batch)
         try:
+            for datasource, batch in batches_without_receipt(self._workspace):
+                self.add(datasource, batch)
             for datasource in list(self._batches):
                 self.remove(datasource)
         except RookeryError as exc:

@@ -32,9 +32,11 @@ class EngineError(RookeryError):
         place: Place | None = None,
         detail: str | None = None,
         headers: Mapping[str, str] | None = None,
+        public: str | None = None,
     ) -> None:
         quotes_rows = engine_code is not None and code in (errors.ENGINE, errors.ENGINE_INTERNAL)
-        public = public_text(engine_code, code.title) if quotes_rows else None
+        if public is None and quotes_rows:
+            public = public_text(engine_code, code.title)
         super().__init__(code, message, hint=hint, place=place, detail=detail, headers=headers, public=public)
         self.engine_code = engine_code
 
@@ -166,7 +168,13 @@ def translate(exc: BaseException) -> EngineError:
         return exc
     if isinstance(exc, RookeryError):
         return EngineError(
-            exc.code, exc.message, hint=exc.hint, place=exc.place, detail=exc.detail, headers=exc.headers
+            exc.code,
+            exc.message,
+            hint=exc.hint,
+            place=exc.place,
+            detail=exc.detail,
+            headers=exc.headers,
+            public=exc.public,
         )
     text = str(exc)
     number = engine_code(exc)
@@ -277,7 +285,9 @@ def for_sender(exc: RookeryError) -> RookeryError:
     ours = exc.code in _ABOUT_FILES or getattr(exc, "engine_code", None) is None
     if ours and exc.code.status in (503, 507):
         headers = {"Retry-After": exc.headers.get("Retry-After", "2")}
-        return EngineError(exc.code, exc.message, hint=exc.hint, detail=exc.detail, headers=headers)
+        return EngineError(
+            exc.code, exc.message, hint=exc.hint, detail=exc.detail, headers=headers, public=exc.public
+        )
     return EngineError(
         errors.OVERLOADED,
         errors.OVERLOADED.title,

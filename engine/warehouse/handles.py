@@ -92,9 +92,11 @@ class Handle:
         try:
             options: dict[str, Any] = {"path": str(path), "chdb_options": {"config-file": str(config)}}
             self._client: Client = (
-                first._further(**options) if first else clickhouse_connect.get_client(interface="chdb", **options)
+                first._client_class(**options)
+                if first
+                else clickhouse_connect.get_client(interface="chdb", **options)
             )
-            self._further: type[Client] = first._further if first else _further(self._client)
+            self._client_class: type[Client] = first._client_class if first else _further_client(self._client)
         except Exception as exc:
             if "Invalid time zone" in str(exc):
                 message = "the engine does not know the time zone that the settings, or the data directory, name"
@@ -214,7 +216,7 @@ class Handle:
             ) from exc
 
 
-def _further(first: Client) -> type[Client]:
+def _further_client(first: Client) -> type[Client]:
     """The class of further clients of an engine.
 
     A client reads all settings of the engine, about 1,800, when it is created. That takes 12 ms, and a handle is
@@ -222,7 +224,7 @@ def _further(first: Client) -> type[Client]:
     """
     kind: Any = type(first)
 
-    class Further(kind):  # type: ignore[misc]
+    class FurtherClient(kind):  # type: ignore[misc]
         """A client that copies what the first one has asked."""
 
         def _init_common_settings(self, *args: Any) -> None:
@@ -236,7 +238,7 @@ def _further(first: Client) -> type[Client]:
                 if (value := first.get_client_setting(name)) is not None:
                     self.set_client_setting(name, value)
 
-    return Further
+    return FurtherClient
 
 
 class Block:

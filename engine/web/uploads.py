@@ -217,8 +217,7 @@ class Upload:
         if not self._totals.rows and not self._totals.quarantined:
             return exc
         stored = counted(self._totals.rows, "row")
-        hint = f"stored so far: {stored}; with an Idempotency-Key the same upload can be repeated"
-        return RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail, headers=exc.headers)
+        return exc.with_hint(f"stored so far: {stored}; with an Idempotency-Key the same upload can be repeated")
 
     def _response(self) -> dict[str, Any]:
         totals, datasource = self._totals, self._writer.datasource

@@ -60,7 +60,7 @@ class Dev:
         new.replace(path)
 
     def is_silent(self, seconds: float = 1.0) -> bool:
-        """Whether there is no event for a while. A slow machine can only hide one."""
+        """Whether no event arrives for a while. On a slow machine, one may arrive too late to be noticed."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.stdout, selectors.EVENT_READ)
             return not self._lines and not selector.select(seconds)

@@ -118,7 +118,7 @@ def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
         f'{{"tenant_id": {t}, "event": "{e}", "units": {u}}}'
         for t, e, u in ((7, "call", 2), (7, "call", 3), (8, "export", EXPORTS["units"]))
     )
-    # When this file is known, the watch begins again, which is no change.
+    # The new file restarts the watch, which must not count as a change.
     cli.write({"rows.ndjson": rows, "tests/usage.yaml": "fixtures: {events: ../rows.ndjson}\n" + CASES})
     with developing(cli) as dev:
         dev.round()

@@ -13,7 +13,7 @@ from tests.cli.commands import Cli, for_server, write
 from tests.cli.writers import history, writing
 from tests.support.server import Server, running
 
-TABLES, POOLED, NOBODY = [1, 2], [3, 4], [5]
+TABLES, POOLED, UNKNOWN = [1, 2], [3, 4], [5]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A workspace with two tenants of each placement, history, and rows of a tenant that does not exist."""
     with running(tmp_path_factory.mktemp("push")) as server:
         server.push(FILES)
-        history(server, TABLES + POOLED + NOBODY, 60)
+        history(server, TABLES + POOLED + UNKNOWN, 60)
         for tenant in TABLES:
             server.tenant(str(tenant), "tables")
         for tenant in POOLED:
@@ -167,7 +167,7 @@ def test_destructive_changes_need_permission_by_name_and_are_rebuilt_exactly(
     names = [w for w in ("usage_daily", "usage_pipe") if f"--allow-destructive {w}" in refusal]
     assert names
     assert_exact(server, TABLES, POOLED)
-    with writing(server, TABLES + POOLED + NOBODY, threads=2) as written:
+    with writing(server, TABLES + POOLED + UNKNOWN, threads=2) as written:
         written.wait(2)
         cli("push", *(a for n in names for a in ("--allow-destructive", n)))
         written.wait(2)
@@ -180,7 +180,7 @@ def test_a_rebuilt_workspace_target_is_exact(cli: Cli, server: Server) -> None:
     edit(cli, "datasources/kinds.yaml", "{name: units, type: UInt64}", "{name: units, type: Int64}")
     refusal = cli("push", code=4).err
     assert "--allow-destructive kinds" in refusal
-    with writing(server, TABLES + NOBODY) as written:
+    with writing(server, TABLES + UNKNOWN) as written:
         cli("push", "--allow-destructive", "kinds")
         written.wait(2)
     assert_kinds_exact(server)

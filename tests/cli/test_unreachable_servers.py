@@ -36,7 +36,7 @@ def test_a_url_of_another_program(tmp_path: Path) -> None:
 def test_a_directory_that_another_process_holds(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         here = Cli(tmp_path)
-        assert here("--json", "tenant", "ls").json == [], "the server on this directory is found by itself"
+        assert here("--json", "tenant", "ls").json == [], "without --url, commands find the server of this directory"
         (tmp_path / ".rookery" / "server.json").unlink()
         text = here("tenant", "ls", code=6, ROOKERY_WAIT_SECONDS="1").err
         assert "RK6001" in text

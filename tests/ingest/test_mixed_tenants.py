@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from engine.errors import RookeryError
+from engine.errors import INTERNAL, RookeryError
 from engine.ingest.batch import MAX_JOINED_BYTES, Append, AppendResult
 from engine.ingest.probation import MAX_BATCHES, Probation
 from engine.ingest.quarantine_quota import id_prefix
 from engine.ingest.values.staging import BOUND_TENANT_COLUMN
+from engine.ingest.values.staging_mode import ModeSearch, StagingMode
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
 from tests.support.in_process import Rookery, open_rookery
@@ -123,6 +124,23 @@ def test_a_bad_append_has_the_same_result_as_alone(rookery: Rookery, bad: bytes)
     assert outcome(answers[1]) == outcome(alone)
     assert [a.rows for a in (answers[0], answers[2]) if isinstance(a, AppendResult)] == [1, 1]
     assert [r for r in stored(rookery, "numbers") if r[1].startswith("good")] == [("2", "good 2"), ("3", "good 3")]
+
+
+def test_a_bug_on_one_append_fails_no_other(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is the real one; only the bug is planted."""
+    determine = ModeSearch.mode_of
+
+    def mode_of(self: ModeSearch, body: bytes) -> StagingMode:
+        if b"planted" in body:
+            raise ZeroDivisionError
+        return determine(self, body)
+
+    monkeypatch.setattr(ModeSearch, "mode_of", mode_of)
+    rookery.run("TRUNCATE TABLE main.numbers")
+    bodies = [("2", line(id="good 2")), ("1", line(id="planted")), ("3", line(id="good 3"))]
+    first, planted, last = results(rookery, appends("numbers", bodies))
+    assert isinstance(planted, RookeryError) and planted.code is INTERNAL
+    assert [a.rows for a in (first, last) if isinstance(a, AppendResult)] == [1, 1]
 
 
 MODES = [

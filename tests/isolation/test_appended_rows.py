@@ -202,7 +202,7 @@ def test_a_numeric_tenant_is_the_same_in_every_spelling(service: Service) -> Non
 
 @pytest.mark.proves("D10", "D11")
 def test_text_ids_never_reach_a_view_over_numeric_tenants(service: Service) -> None:
-    """Ids are spelled in the views of nests: one that is no number must not reach a column of numbers."""
+    """The SQL of nests' views contains ids: one that is not a number must not reach a column of numbers."""
     with pytest.raises(RookeryError) as refused:
         service.push(NUMBERED)
     assert refused.value.code is BAD_TENANT_ID

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from clickhouse_connect.driver import exceptions
 from urllib3.exceptions import HTTPError
 
 from engine import errors
-from engine.errors import BAD_NAME, Place, RookeryError
+from engine.errors import BAD_NAME, Code, Place, RookeryError
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.errors import CODES, EngineError, translate
+from engine.warehouse.errors import CODES, EngineError, for_sender, translate
 
 NAMES = {
     errors.TIMEOUT: "TIMEOUT_EXCEEDED TOO_SLOW",
@@ -117,3 +118,16 @@ def test_rookery_errors_are_not_translated() -> None:
     assert translate(known) is known
     other = translate(RookeryError(BAD_NAME, "no", hint="h", detail="d"))
     assert (other.code, other.message, other.hint, other.detail) == (BAD_NAME, "no", "h", "d")
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [translate, for_sender, lambda exc: exc.with_hint("again")],
+    ids=["translate", "for_sender", "with_hint"],
+)
+@pytest.mark.parametrize("code", [errors.APPLY_FAILED, errors.IN_DOUBT, errors.STORAGE], ids=lambda c: c.id)
+def test_the_message_for_any_caller_survives_conversion(
+    convert: Callable[[RookeryError], RookeryError], code: Code
+) -> None:
+    converted = convert(RookeryError(code, "cannot parse `secret`", public="a value cannot be parsed"))
+    assert "secret" not in str(converted.as_dict(public=True))
