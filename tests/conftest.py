@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.proofs import Proof, report, requirements, tier_of
+from tests.support.soak import soaking
 
 HERE = Path(__file__).parent
 
@@ -25,9 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # Thousands of tests are millions of objects. Searching them for garbage again and again takes a tenth of the time.
     gc.set_threshold(100_000)
-    # A shell's background jobs ignore SIGINT, and the commands that the tests interrupt would inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell's background jobs ignore SIGINT, and those of `nohup` ignore SIGHUP. The commands that the tests
+    # interrupt would inherit that.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -48,6 +51,9 @@ def slow_names() -> frozenset[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not soaking():
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("soak_only")])
+        items[:] = [i for i in items if not i.get_closest_marker("soak_only")]
     # The long files first, so that no worker begins one when the other has nothing left.
     items.sort(key=lambda item: item.path not in slow_files())
     for item in items:
@@ -55,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             unknown = set(marker.args) - requirements().keys()
             if unknown:
                 raise pytest.UsageError(f"{item.nodeid} proves unknown requirements: {sorted(unknown)}")
-            tier = tier_of(item.nodeid, slow_names(), bool(item.get_closest_marker("soak")))
+            tier = tier_of(item.nodeid, slow_names(), any(map(item.get_closest_marker, ("soak", "soak_only"))))
             item.user_properties.append(("proves", [list(marker.args), tier]))
     if config.getoption("--proofs"):
         items[:] = [i for i in items if i.get_closest_marker("proves")]
