@@ -26,7 +26,7 @@ from engine.query import authorize
 from engine.query.all_tenants import is_unchanged, with_stable_tenants
 from engine.query.arguments import Arguments
 from engine.query.errors import OWN_CODES, add_quotes_hint, error_for_caller
-from engine.query.limits import InFlight, Rates, share_of
+from engine.query.limits import InFlight, Rates, SharedLimit
 from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
 from engine.query.running import RunningQueries
@@ -172,12 +172,8 @@ class Queries:
         limits: list[tuple[Any, int]] = [(("token", claims.identity), max_concurrent)]
         if execution.scope.tenant is not None:
             limits.append((("tenant", execution.scope.tenant), max_concurrent))
-        if execution.limits.max_concurrent:
-            limit, tenant = execution.limits.max_concurrent, claims.tenant
-            caller = ("token", claims.identity) if tenant is None else ("tenant", tenant)
-            limits += [(("pipe", execution.tag), limit), (("pipe", execution.tag, *caller), share_of(limit))]
         # Composing may query the database too, so it counts as running.
-        keys = self.in_flight.enter(limits)
+        keys = self.in_flight.enter(limits, _endpoint_limit(execution))
         try:
             statement = self._statement(execution)
             timer.stage("compose")
@@ -264,6 +260,15 @@ class Queries:
         if composed.assembled.slow:
             engine_limits |= SMALL_BLOCKS
         return Statement(composed.sql, bindings, engine_limits, execution.tag, quoted=composed.quoted)
+
+
+def _endpoint_limit(execution: Execution) -> SharedLimit | None:
+    """The endpoint's own limit of concurrent queries, which tenants (and tokens without a tenant) share."""
+    limit, claims = execution.limits.max_concurrent, execution.request.claims
+    if not limit:
+        return None
+    caller = ("token", claims.identity) if claims.tenant is None else ("tenant", claims.tenant)
+    return SharedLimit(("pipe", execution.tag), ("pipe", execution.tag, *caller), limit)
 
 
 def _verified(verifier: Verifier, text: str, names: frozenset[str], claims: Claims) -> Verified:

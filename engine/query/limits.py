@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from threading import Lock
 
 from engine.cache import LruCache, size_of
@@ -13,11 +14,27 @@ MAX_TRACKED_CALLERS = 50_000
 """Maximum number of callers whose requests are counted; beyond that, the least recent caller is forgotten."""
 
 
-def share_of(limit: int) -> int:
-    """How many of an endpoint's concurrent queries one caller may run: a quarter, and at least one if there are
-    several, is reserved for others.
-    """
-    return max(1, limit - max(1, limit // 4))
+MAX_CALLER_SHARE = 3
+"""A caller's maximum share of an endpoint's concurrent queries, as a multiple of those that are still free."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimit:
+    """A limit that callers share: the more of it is in use, the less a caller may use."""
+
+    shared: Hashable
+    """The key of what has the limit."""
+    caller: Hashable
+    """The key of the caller's part."""
+    limit: int
+
+    def allows(self, running: int, own: int) -> bool:
+        """Whether the caller may run one more query; `running` are all running queries, `own` the caller's.
+
+        Only a caller without a running query gets the last one, so it takes many callers to use up the limit.
+        """
+        free = self.limit - running
+        return free > 0 if own == 0 else free > 1 and own < MAX_CALLER_SHARE * free
 
 
 class InFlight:
@@ -27,25 +44,25 @@ class InFlight:
         self._lock = Lock()
         self._running: dict[Hashable, int] = {}
 
-    def enter(self, limits: Iterable[tuple[Hashable, int]]) -> list[Hashable]:
+    def enter(self, limits: Iterable[tuple[Hashable, int]], endpoint: SharedLimit | None = None) -> list[Hashable]:
         """Count a query for every key, each with its limit. If a limit is reached, raises RK4010 and counts
         nothing.
         """
         requested = list(limits)
+        keys = [key for key, _ in requested] + ([endpoint.shared, endpoint.caller] if endpoint else [])
         # All keys are checked and counted while the lock is held, so a query that one key refuses is not counted for
         # any.
         with self._lock:
             for key, limit in requested:
                 if self._running.get(key, 0) >= limit:
-                    raise RookeryError(
-                        TOO_MANY,
-                        f"{limit} queries are already running",
-                        hint="wait until one has finished",
-                        headers={"Retry-After": "1"},
-                    )
-            for key, _ in requested:
+                    raise _too_many(limit)
+            if endpoint:
+                own = self._running.get(endpoint.caller, 0)
+                if not endpoint.allows(self._running.get(endpoint.shared, 0), own):
+                    raise _too_many(own or endpoint.limit)
+            for key in keys:
                 self._running[key] = self._running.get(key, 0) + 1
-        return [k for k, _ in requested]
+        return keys
 
     def leave(self, keys: Iterable[Hashable]) -> None:
         """Stop counting a query that has ended."""
@@ -59,6 +76,15 @@ class InFlight:
 
     def __len__(self) -> int:
         return sum(self._running.values())
+
+
+def _too_many(running: int) -> RookeryError:
+    return RookeryError(
+        TOO_MANY,
+        f"{running} queries are already running",
+        hint="wait until one has finished",
+        headers={"Retry-After": "1"},
+    )
 
 
 class Rates:
