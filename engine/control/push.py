@@ -102,8 +102,8 @@ class PushResult:
     def empty(self) -> bool:
         return not self.plan and not self.changes
 
-    def as_dict(self) -> dict[str, Any]:
-        """The response of `POST /v0/push`."""
+    def as_dict(self, *, public: bool = False) -> dict[str, Any]:
+        """The response of `POST /v0/push`; with `public`, for callers who may not read all rows."""
         return {
             "changes": [asdict(c) for c in self.changes],
             "steps": self.plan.as_list(),
@@ -111,7 +111,7 @@ class PushResult:
             "needs_permission": sorted(set(self.plan.destructive) - self.allowed),
             "fanout": [{"datasource": n, "from": a, "to": b} for n, (a, b) in sorted(self.fanout.items())],
             "endpoints": list(self.endpoints),
-            "warnings": [w.as_dict() for w in self.warnings],
+            "warnings": [w.as_dict(public=public) for w in self.warnings],
             "undeclared": list(self.undeclared),
             "applied": self.applied,
         }

@@ -13,15 +13,28 @@ class Reach:
 
     behind: frozenset[str] | None
     """Tenants whose tables miss rows, even if they have none in the batch; None means possibly all tenants."""
+    appends: frozenset[int] | None = None
+    """Positions of the batch's appends with rows of these tenants; None if they are not known."""
 
-    def includes(self, bound_tenant: str | None) -> bool:
-        """Whether an append's rows can be read from their tenants' tables. Its token may be bound to a tenant."""
-        if self.behind is None or bound_tenant is None:
-            return self == EVERYWHERE
-        return bound_tenant not in self.behind
+    def includes(self, append: AppendOfBatch) -> bool:
+        """Whether an append's rows can be read from their tenants' tables."""
+        if self.appends is not None:
+            return append.position not in self.appends
+        return self.behind is not None and append.bound_tenant not in {None, *self.behind}
 
 
-EVERYWHERE, NOWHERE = Reach(frozenset()), Reach(None)
+@dataclass(frozen=True, slots=True)
+class AppendOfBatch:
+    """An append as a part of its batch."""
+
+    bound_tenant: str | None = None
+    """The tenant that the append's token is bound to."""
+    position: int = 0
+    """Its position among the appends of the batch, from 0."""
+
+
+ONLY_APPEND = AppendOfBatch()
+EVERYWHERE, NOWHERE = Reach(frozenset(), frozenset()), Reach(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,17 +46,17 @@ class Delivery:
     by_worker: Future[Reach] | None = None
     """Whose nests have the rows that the fan-out worker delivers later; None without a worker."""
 
-    def visible_to(self, bound_tenant: str | None) -> Future[bool] | None:
+    def visible_to(self, append: AppendOfBatch) -> Future[bool] | None:
         """Becomes true when an append's rows can be read, or false if a table has refused them; None if they can be
-        read now. The append's token may be bound to a tenant.
+        read now.
         """
-        if self.by_views.includes(bound_tenant) and self.by_worker is None:
+        if self.by_views.includes(append) and self.by_worker is None:
             return None
         visible = Future[bool]()
-        if self.by_worker is None or not self.by_views.includes(bound_tenant):
+        if self.by_worker is None or not self.by_views.includes(append):
             visible.set_result(False)
         else:
-            self.by_worker.add_done_callback(lambda done: visible.set_result(done.result().includes(bound_tenant)))
+            self.by_worker.add_done_callback(lambda done: visible.set_result(done.result().includes(append)))
         return visible
 
 
@@ -65,6 +78,8 @@ class CommittedBatch:
     condition: str
     """The SQL condition of the rows of `table` that were stored."""
     columns: tuple[str, ...]
+    appends: tuple[tuple[int, int], ...]
+    """The rows of each append in the stage; see `StagedAppends.ranges`."""
     rows: int
     """Rows that were stored, of all tenants."""
     size: int

@@ -14,7 +14,7 @@ import structlog
 from engine.errors import BUSY, CLOSED, RookeryError
 from engine.fanout.batch_queue import BatchQueue
 from engine.fanout.groups import ConsumerGroups
-from engine.fanout.handover import EVERYWHERE, CommittedBatch, Reach
+from engine.fanout.handover import CommittedBatch, Reach
 from engine.fanout.log_steps import advanced, partly_delivered, range_of_batches
 from engine.fanout.nest_writer import NestWriter
 from engine.fanout.offsets import ConsumerGroup, LogRange, Offset, OffsetJournal
@@ -94,8 +94,8 @@ class MainDelivery:
         # Done before the offset is written, so that clients that wait for the rows do not have to wait for the write.
         for batch in batches:
             if not batch.reach.done():
-                is_complete = not behind or not self._nests.has_rows_of(batch, behind)
-                batch.reach.set_result(EVERYWHERE if is_complete else Reach(frozenset(behind)))
+                appends = self._nests.appends_with_rows_of(batch, behind) if behind else frozenset()
+                batch.reach.set_result(Reach(frozenset(behind), appends))
         self._acknowledge(log_range, failed)
         self.last_flush_seconds = time.monotonic() - begun
         metrics.FANOUT_FLUSH_SECONDS.labels(self._datasource).observe(self.last_flush_seconds)

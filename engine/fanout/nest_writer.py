@@ -13,6 +13,7 @@ from engine.fanout.failed_writes import nest_tables_fed_by, remove_damaged_parts
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.landing_log import ROW_TUPLE, LandingLog, nest_copies
 from engine.fanout.offsets import LogRange
+from engine.fanout.staged_appends import StagedAppends
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
@@ -107,14 +108,12 @@ class NestWriter:
         landing = self.log()
         return self._spread(landing, log_range, tenants, lambda tenant: landing.rows_of(tenant, log_range))
 
-    def has_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> bool:
-        """Whether a batch may have rows of one of the tenants. True if this cannot be determined."""
+    def appends_with_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> frozenset[int] | None:
+        """Positions of a batch's appends with rows of one of the tenants; None if this cannot be determined."""
         if not batch.table:
-            return True
-        try:
-            return bool(self._tenants(_StagedRows.of(batch)).intersection(tenants))
-        except RookeryError:
-            return True
+            return None
+        staged = StagedAppends(batch.table, batch.tenant, batch.condition, batch.appends)
+        return staged.with_rows_of(self._workspace.warehouse, tenants)
 
     def _tenants(self, staged: _StagedRows) -> set[str]:
         """Tenants with rows in a stage."""

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
-from engine.fanout.handover import DELIVERED, Delivery
+from engine.fanout.handover import DELIVERED, ONLY_APPEND, AppendOfBatch, Delivery
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.staging import BoundTenant, Projection, StageSchema, fast_projection, full_projection
 from engine.ingest.values.staging_mode import StagingMode
@@ -51,8 +51,8 @@ class AppendResult:
     """Stored rows by tenant id. Only appends with an idempotency key have it."""
     delivery: Delivery = DELIVERED
     """The delivery of the batch to its tenants' tables."""
-    bound_tenant: str | None = None
-    """The tenant that the caller's token is bound to."""
+    append: AppendOfBatch = ONLY_APPEND
+    """The append as a part of the batch."""
     repeated: bool = False
     """An earlier append with the same idempotency key had stored the rows."""
     ignored_columns: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class AppendResult:
     @property
     def visible(self) -> Future[bool] | None:
         """Becomes true when the rows can be read from their tenants' tables; None if they already can."""
-        return self.delivery.visible_to(self.bound_tenant)
+        return self.delivery.visible_to(self.append)
 
 
 @dataclass(slots=True, eq=False)

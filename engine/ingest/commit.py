@@ -26,6 +26,7 @@ from engine.fanout.handover import (
 from engine.fanout.insert_to_all import insert_to_all
 from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block, release_nothing
 from engine.fanout.router import router_of
+from engine.fanout.staged_appends import StagedAppends
 from engine.fanout.suspension_records import tenants_behind
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.ingest.batch import JudgedBatch
@@ -184,25 +185,13 @@ class Committer:
         behind = tenants_behind(self._workspace.current, batch.staged.datasource)
         if behind is None or not (behind or reached_all):
             return NOWHERE
-        if not behind or batch.staged.bound_tenants or self._has_rows_of(batch, behind):
-            return Reach(behind)
-        return EVERYWHERE
-
-    def _has_rows_of(self, batch: JudgedBatch, tenants: frozenset[str]) -> bool:
-        """Whether a batch may have rows of one of the tenants. Never raises: true if this cannot be determined."""
         staged = batch.staged
-        if staged.schema.tenant is None:
-            return False
-        try:
-            result = self._workspace.warehouse.query(
-                f"SELECT 1 FROM {staged.table.sql()} WHERE ({_stored_condition(batch)}) "
-                f"AND has({{t:Array(String)}}, {staged.schema.tenant.value}) LIMIT 1",
-                {"t": [*sorted(tenants)]},
-            )
-        except RookeryError:
-            # The rows are in landing, so the router must receive the batch even if something fails here.
-            return True
-        return bool(result.rows)
+        if not behind or staged.tenant_text is None:
+            return EVERYWHERE
+        if staged.bound_tenants:
+            return Reach(behind)
+        appends = StagedAppends(staged.table.sql(), staged.tenant_text, _stored_condition(batch), _ranges(batch))
+        return Reach(behind, appends.with_rows_of(self._workspace.warehouse, behind))
 
     def _commit_lock(self, datasource: str) -> threading.Lock:
         """The lock that orders the commits of a datasource."""
@@ -222,6 +211,7 @@ class Committer:
             tenant=staged.tenant_text,
             condition=_stored_condition(batch),
             columns=tuple(c.name for c in schema.source.columns),
+            appends=_ranges(batch),
             rows=batch.stored_rows,
             size=staged.size if has_stage else 0,
             at=time.time(),
@@ -320,6 +310,11 @@ def _rows_by_tenant(batch: JudgedBatch) -> str:
     # An alias with the name of a column would replace the column in the condition.
     counts = f"SELECT toString({value}) AS _rk_tenant, count() FROM {staged.table.sql()}"
     return f"{counts} WHERE {_stored_condition(batch)} GROUP BY _rk_tenant"
+
+
+def _ranges(batch: JudgedBatch) -> tuple[tuple[int, int], ...]:
+    """The rows of each append in the stage."""
+    return tuple((s.start, s.stop) for s in batch.staged.slices)
 
 
 def _stored_condition(batch: JudgedBatch) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from engine.fanout.staged_appends import position_of
 from engine.ingest import quarantine
 from engine.ingest.batch import AppendSlice, JudgedBatch
 from engine.ingest.commit import ONE_THREAD_SETTINGS
@@ -95,11 +96,10 @@ class Recorder:
         if schema.tenant is None or not batch.stored_rows:
             return {}
         number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
-        starts, stops = [s.start for s in shares], [s.stop for s in shares]
         result = self._workspace.warehouse.query(
             # An alias with the name of a column would replace the column in the condition.
-            "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
-            f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
+            f"SELECT {position_of('_rk_i', [(s.start, s.stop) for s in shares])} AS _rk_p, "
+            "assumeNotNull(_rk_t), count() "
             f"FROM (SELECT {number} AS _rk_i, {staged.tenant_text} AS _rk_t "
             f"FROM {staged.table.sql()} WHERE {batch.condition}) "
             f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MAX_COUNTED_TENANTS} BY _rk_p",

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from engine.compiler import storage
 from engine.errors import RookeryError
-from engine.fanout.handover import DELIVERED, Delivery
+from engine.fanout.handover import DELIVERED, AppendOfBatch, Delivery
 from engine.fanout.view_errors import is_view_failure
-from engine.ingest.batch import Append, AppendResult, AppendSlice, JudgedBatch, StagedBatch
+from engine.ingest.batch import Append, AppendResult, JudgedBatch, StagedBatch
 from engine.ingest.batch_texts import BatchTexts, slices_of
 from engine.ingest.commit import Committer
 from engine.ingest.formats.file_columns import read_source_types
@@ -163,7 +163,8 @@ class BatchWriter:
         # Done only now: before the commit, a repeated append would get a response although nothing is stored.
         self._receipts.mark_stored(receipts)
         by_key = {r.key: r for r in receipts}
-        return {id(s.append): _result(batch, s, by_key, delivery) for s in batch.staged.slices}
+        slices = batch.staged.slices
+        return {id(s.append): _result(batch, n, by_key, delivery) for n, s in enumerate(slices)}
 
     def _has_purged_tenants(self, batch: StagedBatch) -> bool:
         """Whether the batch has rows of purged tenants, which an inspection rejects."""
@@ -183,11 +184,12 @@ class BatchWriter:
 
 
 def _result(
-    batch: JudgedBatch, share: AppendSlice, receipts: Mapping[Key, Receipt], delivery: Delivery
+    batch: JudgedBatch, position: int, receipts: Mapping[Key, Receipt], delivery: Delivery
 ) -> AppendResult | RookeryError:
-    """The result of one append of a batch."""
+    """The result of the append at a position of a batch."""
     if batch.refusal is not None:
         return batch.refusal
+    share = batch.staged.slices[position]
     rejected, discarded = batch.rejected_in(share), batch.discarded_in(share)
     receipt = receipts.get(key_of(share.append)) if share.append.key else None
     return AppendResult(
@@ -197,7 +199,7 @@ def _result(
         discarded,
         receipt.tenants if receipt else {},
         delivery,
-        share.append.bound_tenant,
+        AppendOfBatch(share.append.bound_tenant, position),
         ignored_columns=batch.staged.ignored_columns,
         unknown_keys=share.append.unknown_keys,
         first_bad_row=batch.first_bad_row(share),

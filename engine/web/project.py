@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from engine.control import materialize, push
 from engine.control.pushed_files import files_of
+from engine.web.access import reads_all
 from engine.web.bodies import MaterializeBody, PushBody, body_as
 from engine.web.control import Report, control, in_thread, with_progress
 
@@ -30,10 +31,13 @@ async def push_route(request: Request) -> Response:
     # Checked before the response begins: with progress, its status is sent before the work ends.
     sources = files_of(body.sent_files())
 
+    as_dict = partial(push.PushResult.as_dict, public=not reads_all(request.scope))
+
     def work(report: Report) -> Any:
-        return push.push(
-            services.workspace, sources, options, report, lambda result: report.plan(result.as_dict)
-        ).as_dict()
+        def announce(result: push.PushResult) -> None:
+            report.plan(partial(as_dict, result))
+
+        return as_dict(push.push(services.workspace, sources, options, report, announce))
 
     return await with_progress(request, services, work)
 

@@ -27,9 +27,8 @@ def queue() -> BatchQueue:
 def batch(released: list[str]) -> Callable[..., CommittedBatch]:
     def make(name: str, rows: int = 1, size: int = 1) -> CommittedBatch:
         reach = Future[Reach]()
-        return CommittedBatch(
-            name, "events", "stage", "v", "t", "1", ("v",), rows, size, 1.0, lambda: released.append(name), reach
-        )
+        stage = ("stage", "v", "t", "1", ("v",), ((0, rows),))
+        return CommittedBatch(name, "events", *stage, rows, size, 1.0, lambda: released.append(name), reach)
 
     return make
 

@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.control.push import PushResult
+from engine.errors import STILL_FAILING, Problems, RookeryError
+from engine.plan.steps import Plan
 from tests.support.server import Server, running, sources
 
 CANARY = "canary-of-tenant-1"
@@ -97,6 +100,13 @@ def test_a_failing_push_does_not_show_rows_to_a_deploy_token(server: Server, nam
     response = push(server, server.static("ci", "DEPLOY"), *FAILING_PUSHES[name], accept=accept)
     assert any(code in response.text for code in ("RK2030", "RK3010", "RK3012")), response.text
     assert CANARY not in response.text
+
+
+def test_the_warnings_of_a_push_quote_rows_only_for_callers_who_read_all() -> None:
+    quoting = RookeryError(STILL_FAILING, f"fails on {CANARY}", public="fails on a row")
+    result = PushResult(Plan(()), (), warnings=(quoting, Problems([quoting])))
+    assert str(result.as_dict()).count(CANARY) == 3
+    assert CANARY not in str(result.as_dict(public=True))
 
 
 @pytest.mark.parametrize("placement", ["tables", "pooled"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from engine.ingest.batch import AppendResult
+from engine.errors import RookeryError
+from engine.ingest.batch import Append, AppendResult
+from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
 from tests.support.in_process import Rookery, open_rookery
 
@@ -47,11 +49,17 @@ def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield opened
 
 
+def told_visible(answers: Sequence[AppendResult | RookeryError], rows: int = 1) -> list[bool]:
+    """Which appends are informed that their rows can be read."""
+    stored = [answer for answer in answers if isinstance(answer, AppendResult)]
+    assert [answer.rows for answer in stored] == [rows] * len(answers), answers
+    return [answer.visible is None or answer.visible.result(60) for answer in stored]
+
+
 def visible(rookery: Rookery, bodies: dict[str, bytes]) -> dict[str, bool]:
     """Which tenants are informed that their rows can be read, if they send these bodies at the same time."""
-    answers = dict(zip(bodies, results(rookery, appends("events", [*bodies.items()])), strict=True))
-    assert all(isinstance(answer, AppendResult) and answer.rows == 1 for answer in answers.values()), answers
-    return {t: a.visible is None or a.visible.result(60) for t, a in answers.items() if isinstance(a, AppendResult)}
+    answers = results(rookery, appends("events", [*bodies.items()]))
+    return dict(zip(bodies, told_visible(answers), strict=True))
 
 
 def test_only_the_sender_of_rows_that_a_view_refuses_gets_false(rookery: Rookery) -> None:
@@ -62,3 +70,21 @@ def test_only_the_sender_of_rows_that_a_view_refuses_gets_false(rookery: Rookery
         expected[failing] = False
         assert visible(rookery, {**everyone, failing: BAD}) == expected
         assert visible(rookery, everyone) == expected
+
+
+def test_senders_without_a_tenant_depend_only_on_the_tenants_of_their_rows(rookery: Rookery) -> None:
+    def sent(token: str, *tenants: str, note: str = "7") -> Append:
+        # Two rows, so that an append's position is not the number of its row.
+        rows = [line(tenant_id=int(t), note=note) for t in (*tenants, tenants[0])[:2]]
+        return Append("events", b"\n".join(rows), Input.NDJSON, token=token)
+
+    def told(*batch: Append) -> list[bool]:
+        answers = results(rookery, batch)
+        assert len({answer.batch for answer in answers if isinstance(answer, AppendResult)}) == 1
+        return told_visible(answers, rows=2)
+
+    for failing in ("2", "4"):
+        other = {"2": "1", "4": "3"}[failing]
+        told_visible(results(rookery, [sent("bad", failing, note="seven")]), rows=2)
+        batch = [sent("a", other), sent("b", failing), sent("c", other, failing), sent("d", "1", "3")]
+        assert told(*batch) == [True, False, False, True]
