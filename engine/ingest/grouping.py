@@ -34,6 +34,8 @@ class Grouping:
         datasource = appends[0].datasource
         self._writer.complete_uncertain(datasource)
         new = self._without_repeated(appends, results)
+        if not new:
+            return []
         snapshot = self._workspace.current
         behind = tenants_behind(snapshot, datasource)
         if snapshot.build.datasources[datasource].is_landing:
@@ -66,14 +68,11 @@ class Grouping:
         return new
 
     def _is_examined(self, append: Append, results: Results) -> bool:
-        """Examine an append. An unexpected error is its result, so that it fails no other append."""
+        """Examine an append. An error is its result, so that it fails no other append."""
         try:
             self._writer.examine(append)
-        except RookeryError:
-            # It concerns the datasource, and so every append of the batch.
-            raise
         except Exception as exc:
-            results[id(append)] = unexpected_error(exc)
+            results[id(append)] = exc if isinstance(exc, RookeryError) else unexpected_error(exc)
             return False
         return True
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from engine.ingest.formats.body_rows import has_no_known_key, strict_ndjson_lines
-from engine.ingest.formats.json_values import BLANK, JsonElements
+from engine.ingest.formats.json_values import BLANK, JsonElements, has_too_many_values
 from engine.ingest.values.rejections import parse_json
 from engine.project.datasource import Datasource
 
@@ -115,7 +115,8 @@ class KnownKeys:
         parts of it."""
         head = body[:SAMPLED_BYTES]
         is_array = head.lstrip(BLANK).startswith(b"[")
-        return self.within(_first_elements(head) if is_array else _sampled_lines(body))
+        rows = _first_elements(head) if is_array else _sampled_lines(body)
+        return self.within(row for row in rows if not has_too_many_values(row))
 
 
 def _tree(paths: Iterable[Sequence[str]]) -> dict[str, Any]:

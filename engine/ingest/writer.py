@@ -107,6 +107,10 @@ class BatchWriter:
         except _BatchFailed:
             return Attempt(remaining=[AppendGroup(appends, failed=True)])
         except RookeryError as exc:
+            is_for_one = not (exc.is_server_fault or is_transient(exc) or is_view_failure(exc))
+            if is_for_one and len(appends) > 1:
+                # It may be the fault of one of them.
+                return Attempt(remaining=[AppendGroup(appends, failed=True)])
             error = for_sender(exc) if is_transient(exc) else exc
             return Attempt({id(a): error for a in appends})
         return Attempt(results)

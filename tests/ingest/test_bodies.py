@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 
 import orjson
 import pytest
@@ -14,12 +13,9 @@ from hypothesis import strategies as st
 
 from engine.errors import BAD_ROW, RookeryError
 from engine.ingest.formats.body_rows import csv_rows, json_rows, strict_ndjson_lines
+from engine.ingest.formats.csv_records import MAX_CELLS, raw_cells
 from engine.ingest.formats.json_values import JsonElements, on_one_line
-
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
+from engine.ingest.values.rejections import csv_cells
 from tests.ingest.bodies import as_csv, cells, cut, mess, objects, quick
 
 # --- lines
@@ -177,6 +173,12 @@ def test_csv_records_equal_the_written_ones(rows: list[list[str]], border: str) 
 def test_quotes_left_open_on_every_line_are_not_read_again_and_again() -> None:
     lines = [b'5","' for _ in range(20_000)]
     assert csv_rows(b"a,b\n" + b"\n".join(lines)) == (b"a,b", lines)
+
+
+def test_a_record_is_split_into_a_limited_number_of_fields() -> None:
+    for end in (b"", b'"'):
+        assert len(raw_cells(b"," * (2 * MAX_CELLS) + end)) == MAX_CELLS
+    assert csv_cells(b"," * (2 * MAX_CELLS)) is None
 
 
 @pytest.mark.parametrize("body", [b'a,"b\n1,2\n', b'a,"b\n1,"x"\n', b'"a'])

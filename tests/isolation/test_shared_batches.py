@@ -117,6 +117,27 @@ def test_a_long_number_in_one_request_does_not_affect_another(ingestion: BatchWr
     assert [(o.rows, o.quarantined) for o in outcomes if isinstance(o, AppendResult)] == [(1, 0), (1, 0)]
 
 
+def test_an_event_with_too_many_values_is_refused_alone(ingestion: BatchWriter, workspace: Workspace) -> None:
+    """Parsing it would stop all other requests, so it can be stored, but is not examined."""
+    values = "[" + "[]," * (1 << 18) + "[]]"
+    bodies = {
+        "valid": f'{{"tenant_id":1,"id":"vast","other":{values}}}',
+        "bad": f'{{"tenant_id":1,"id":"vast bad","n":"{SECRET}","other":{values}}}',
+        "strings": '{"n":"x","other":[' + '"",' * (1 << 18) + "1]}",
+        "small": '{"tenant_id":1,"id":"beside vast"}',
+    }
+    appends = [Append("events", body.encode(), Input.NDJSON) for body in bodies.values()]
+    for each in appends:
+        ingestion.examine(each)
+    stored, *refused, small = ingestion.store(appends)
+    assert isinstance(stored, AppendResult) and isinstance(small, AppendResult)
+    assert (stored.rows, stored.unknown_keys.count, small.rows) == (1, 0, 1)
+    assert [(e.code.id, "262,144" in e.message) for e in refused if isinstance(e, RookeryError)] == [
+        ("RK5004", True)
+    ] * 2
+    assert {"vast", "beside vast"} <= ids(workspace) and "vast bad" not in ids(workspace)
+
+
 def test_reading_a_receipt_changes_nothing(ingestion: BatchWriter, workspace: Workspace) -> None:
     receipts = Receipts(workspace)
     (outcome,) = ingestion.store(

@@ -87,6 +87,15 @@ def _at_run_time() -> None:
         other_tenant_pattern("a").search(('"a"' + unit * (LENGTH // len(unit))).encode())
 
 
+def _members() -> None:
+    from engine.ingest.values.shared_keys import members
+
+    for value in ('{"city":1}', "[]", "{x}"):
+        unit = f'"a":{value},'
+        text = "{" + unit * (2 * LENGTH // len(unit)) + '"b":1}'
+        assert len(members(text.encode()) or ()) == 2 * LENGTH // len(unit) + 1
+
+
 FUNCTIONS = {
-    f.__name__: f for f in (_sentence, _format, _views, _tail, _types, _log, _lifetimes, _at_run_time)
+    f.__name__: f for f in (_sentence, _format, _views, _tail, _types, _log, _lifetimes, _at_run_time, _members)
 }  # fmt: skip

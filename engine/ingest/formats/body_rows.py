@@ -58,7 +58,8 @@ def has_no_known_key(row: object, keys: frozenset[str]) -> bool:
 
 
 def json_rows(body: bytes, *, whole: bool = True) -> list[bytes]:
-    """Split any body into rows, each on one line. Drops only blank lines, and never raises.
+    """Split any body into rows, each on one line. Drops only blank lines. Raises RK5004 for a row with too many
+    values.
 
     A body that begins with `[` is an array whose elements are rows; the text after its end is split by lines. Any
     other body is a sequence of objects, each on one line or several; if it is not, each line is a row, or several

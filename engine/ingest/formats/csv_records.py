@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BOM = b"\xef\xbb\xbf"
+MAX_CELLS = 1 << 18
+"""Maximum number of fields into which a record is split. A header is too short for as many."""
 _MAX_RESCANS = 8
 """How often all lines of a body may be scanned again after quotes that are left open. Beyond that, every line is a
 record.
@@ -108,15 +110,15 @@ def _after_closing_quote(line: bytes | bytearray, at: int) -> int:
 
 
 def raw_cells(row: bytes) -> list[bytes]:
-    """Return the fields of a record as they are written, with their quotes."""
+    """Return the fields of a record as they are written, with their quotes. The last of MAX_CELLS has the rest."""
     if b'"' not in row:
-        return row.split(b",")
+        return row.split(b",", MAX_CELLS - 1)
     cells: list[bytes] = []
     at = 0
     while True:
         opened = _after_opening_quote(row, at)
         closed = _after_closing_quote(row, opened) if opened else at
-        end = row.find(b",", at if closed < 0 else closed)
+        end = row.find(b",", at if closed < 0 else closed) if len(cells) < MAX_CELLS - 1 else -1
         cells.append(row[at : None if end < 0 else end])
         if end < 0:
             return cells

@@ -11,6 +11,10 @@ from engine.errors import TOO_LARGE, RookeryError
 
 BLANK = b" \t\r\n"
 """JSON's white space."""
+MAX_VALUES = 1 << 18
+"""Maximum number of values in an event that is parsed in Python: all other threads wait meanwhile, and each value
+takes up to 100 bytes.
+"""
 UNTERMINATED_ARRAY = b"["
 """A placeholder row for the rows that an array without an end may have lost."""
 _OUTSIDE = re.compile(rb'["\[\]{},]')
@@ -28,8 +32,32 @@ time.
 """
 
 
+def has_too_many_values(text: bytes | bytearray) -> bool:
+    """Return whether a string may have more than MAX_VALUES values, if it is JSON."""
+    if len(text) <= MAX_VALUES:
+        return False
+    at = values = strings = 0
+    while at >= 0 and max(values, strings) < MAX_VALUES:
+        quote = text.find(b'"', at)
+        end = len(text) if quote < 0 else quote
+        # Values are separated by commas, or are the first ones in objects and arrays.
+        values += sum(text.count(separator, at, end) for separator in (b",", b"[", b"{"))
+        strings += 1
+        at = -1 if quote < 0 else string_end(text, quote + 1)
+    return max(values, strings) >= MAX_VALUES
+
+
+def require_parsable(text: bytes | bytearray) -> None:
+    """Raise RK5004 for an event with too many values to parse it in Python."""
+    if has_too_many_values(text):
+        raise RookeryError(
+            TOO_LARGE, f"a row has more than {MAX_VALUES:,} values", hint="nothing was stored; send smaller rows"
+        )
+
+
 def is_object(text: bytes | bytearray) -> bool:
-    """Return whether a string is exactly one object in strict JSON."""
+    """Return whether a string is exactly one object in strict JSON. Raises RK5004 if it has too many values."""
+    require_parsable(text)
     try:
         return type(orjson.loads(text)) is dict
     except orjson.JSONDecodeError:

@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from engine.ingest.formats.json_values import UNTERMINATED_ARRAY
+from engine.ingest.formats.csv_records import MAX_CELLS
+from engine.ingest.formats.json_values import UNTERMINATED_ARRAY, require_parsable
 from engine.ingest.row_expressions import FLAGS, flag_of
 from engine.ingest.values.staging import StageSchema, is_tenant_column, tenant_type
 from engine.ingest.values.staging_rules import StagedColumn
@@ -110,7 +111,9 @@ def header_names(header: bytes) -> tuple[str, ...]:
 
 
 def csv_cells(row: bytes) -> list[str] | None:
-    """Return the cells of a CSV record, or None if the text is not exactly one record."""
+    """Return the cells of a CSV record, or None if the text is not exactly one record, or has too many cells."""
+    if row.count(b",") > MAX_CELLS:
+        return None
     with suppress(csv.Error):
         records = list(csv.reader(io.StringIO(row.decode(errors="replace"), newline="")))
         return records[0] if len(records) == 1 else None
@@ -127,10 +130,11 @@ def _json_values(row: bytes) -> dict[str, Any]:
 
 
 def parse_json(text: bytes) -> Any:
-    """Parse JSON leniently, and return None for anything else.
+    """Parse JSON leniently, and return None for anything else. Raises RK5004 for too many values.
 
     Control characters in strings and numbers of any size are accepted, because the engine decides about them.
     """
+    require_parsable(text)
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     with suppress(ValueError, RecursionError):

@@ -22,6 +22,8 @@ _MEMBER = re.compile(
 """A key, and its value with the character after it unless the value is an object or an array."""
 _BEGIN, _EMPTY, _NEXT = re.compile(rb"\s*\{"), re.compile(rb"\s*\}\s*"), re.compile(rb"\s*([,}])")
 _SCALAR = re.compile(rb"[A-Za-z0-9+.-]+")
+_FIRST_WINDOW_BYTES = 256
+"""Bytes in which the end of an object or array is searched first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,20 @@ def _value_end(text: bytes, start: int) -> int:
     """Return the position after the object or array that begins at `start`, or -1 if it has no end."""
     if text[start : start + 1] not in (b"{", b"["):
         return -1
-    if text.isascii():
+    # Parsing finds the end faster than scanning in Python does. An error copies the text, so the parser only gets a
+    # part that is not much longer than the value. The error's position counts characters, which are bytes in ASCII.
+    size = _FIRST_WINDOW_BYTES
+    while (window := text[start : start + size]).isascii():
         try:
-            orjson.loads(memoryview(text)[start:])
+            orjson.loads(window)
         except orjson.JSONDecodeError as exc:
-            # Parsing finds the end faster than scanning in Python does. The error's position counts characters, which
-            # are bytes because the text is ASCII.
             if exc.msg.startswith("unexpected content after document"):
-                return start + len(text[start : start + exc.pos].rstrip(BLANK))
+                return start + len(window[: exc.pos].rstrip(BLANK))
+            if not exc.msg.startswith("unexpected end") or len(window) < size:
+                break
+        else:
+            return start + len(window.rstrip(BLANK))
+        size *= 4
     return value_end(text, start)
 
 
