@@ -32,6 +32,7 @@ from engine.settings import Settings
 from engine.version import version
 from engine.web.app import create_app
 from engine.web.connections import config
+from engine.web.prompt_server import PromptServer
 from engine.workspace.opening import has_workspace, open_workspace, table_count
 from engine.workspace.workspace import Workspace
 
@@ -76,7 +77,7 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
 def serving(workspace: Workspace) -> Iterator[str]:
     """Serve a workspace on a free loopback port, and close it at the end. Yields the URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config(create_app(workspace), workspace.settings))
+    server = PromptServer(config(create_app(workspace), workspace.settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -86,7 +87,7 @@ def serving(workspace: Workspace) -> Iterator[str]:
             time.sleep(0.005)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join(timeout=30)
         logs.flush()
 
@@ -153,7 +154,7 @@ def _opened(settings: Settings) -> Workspace:
                 raise
 
 
-class _Server(uvicorn.Server):
+class _Server(PromptServer):
     """Ends the process when its shutdown takes too long: a thread that waits for the engine cannot be stopped."""
 
     def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:

@@ -1,14 +1,20 @@
-"""Requests that are still running when a stopping server may wait no longer."""
+"""A server that stops: at once if it is idle, otherwise when its requests have ended or it may wait no longer."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
 
+from engine.web import prompt_server
 from tests.support.server import Server, running
 from tests.web.responses import refused
 
@@ -63,3 +69,20 @@ def test_a_request_that_cannot_be_finished_has_a_code_and_can_be_repeated(tmp_pa
             content='{"tenant": 1, "n": 1}',
         )
         assert again.json() == {"successful_rows": 1, "quarantined_rows": 0}
+
+
+def test_an_idle_server_does_not_wait_until_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wait in ("TICK_SECONDS", "POLL_SECONDS"):
+        monkeypatch.setattr(prompt_server, wait, 3_600.0)
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server = prompt_server.PromptServer(uvicorn.Config(Starlette(), log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    assert httpx.get(address).status_code == 404
+    while server.server_state.connections:
+        time.sleep(0.001)
+    server.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    server.stop()
