@@ -71,9 +71,7 @@ class EmbeddedWarehouse:
         self._anchor: Handle | None = None
         self._tables = StaleTokens(self._directory.path, self)
         self._watch = PartWatch(self, self._tables)
-        self._documents = DocumentReader(
-            self._readers, parser.Selects(self._ask), self._reader_defaults, self._watch.undo_after_failed_read
-        )
+        self._documents = DocumentReader(self._readers, parser.Selects(self._ask), self._reader_defaults, self._watch)
         try:
             self._zone = self._resolve_zone(options.zone)
             # The engine stops when its last handle is closed, and tables in memory are lost. This handle stays open.
@@ -98,17 +96,17 @@ class EmbeddedWarehouse:
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> Rows:
-        try:
+        def run() -> Rows:
             with self._writers.lend() as handle:
                 return handle.rows(with_settings(sql, settings), used_bindings(sql, bindings))
-        except EngineError as exc:
+
+        try:
             # If a file with statistics is empty, the engine's message does not mention a file.
-            if exc.code is not errors.DAMAGED and exc.engine_code != TOO_LITTLE:
+            return self._watch.read(run, damage=TOO_LITTLE)
+        except EngineError as exc:
+            if exc.engine_code != TOO_LITTLE or exc.code is errors.DAMAGED:
                 raise
-            if not self._watch.undo_after_failed_read():
-                raise storage_error(exc) from exc
-        with self._writers.lend() as handle:
-            return handle.rows(with_settings(sql, settings), used_bindings(sql, bindings))
+            raise storage_error(exc) from exc
 
     def execute(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None

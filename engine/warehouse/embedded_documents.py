@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,8 +15,9 @@ from engine.cache import LruCache, size_of
 from engine.observe.requests import note_read
 from engine.warehouse import framing
 from engine.warehouse.errors import EngineError, result_limit_of
-from engine.warehouse.handles import Handle
+from engine.warehouse.handles import Block, Handle
 from engine.warehouse.parser import Selects
+from engine.warehouse.part_watch import PartWatch
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Format, Statement
 from engine.warehouse.render import (
@@ -43,16 +45,15 @@ class DocumentReader:
         readers: Pool[Handle],
         selects: Selects,
         defaults: Mapping[str, int | str],
-        undo_damaged: Callable[[], bool],
+        watch: PartWatch,
     ) -> None:
-        """`defaults` are settings that all readers already have.
-
-        `undo_damaged` undoes damaged merges after a read has failed on one, and returns whether there were any.
+        """`defaults` are settings that all readers already have. `watch` repeats reads that failed on a damaged
+        merge.
         """
         self._readers = readers
         self._selects = selects
         self._defaults = defaults
-        self._undo_damaged = undo_damaged
+        self._watch = watch
         self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS, weigh=size_of)
 
     def read(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
@@ -64,7 +65,7 @@ class DocumentReader:
         self._selects.check(statement.sql)
         statement = with_quoted_integers(statement, format)
         if statement.sql not in self._large:
-            document = self._buffered_with_retry(statement, format)
+            document = self._watch.read(partial(self._buffered, statement, format))
             if document is not None:
                 yield document
                 return
@@ -88,18 +89,13 @@ class DocumentReader:
         """The lines of an EXPLAIN statement."""
         self._selects.check(statement.sql)
         sql = text(replace(statement, settings={**statement.settings, **_query_name(statement)}))
-        with self._readers.lend() as handle:
-            output = handle.read_output(sql, "JSONCompact", used_bindings(sql, statement.bindings))
+        output = self._watch.read(partial(self._run, sql, "JSONCompact", statement))
         return [row[0] for row in orjson.loads(output.data)["data"]]
 
-    def _buffered_with_retry(self, statement: Statement, format: Format) -> bytes | None:
-        """Like `_buffered`, but retries once after undoing merges if the query read a damaged part."""
-        try:
-            return self._buffered(statement, format)
-        except EngineError as exc:
-            if exc.code is not errors.DAMAGED or not self._undo_damaged():
-                raise
-        return self._buffered(statement, format)
+    def _run(self, sql: str, format: str, statement: Statement) -> Block:
+        """Run SQL with the bindings of a statement, and return the complete output."""
+        with self._readers.lend() as handle:
+            return handle.read_output(sql, format, used_bindings(sql, statement.bindings))
 
     def _buffered(self, statement: Statement, format: Format) -> bytes | None:
         """Read the complete document in one call, or return None if it exceeds the limits for that."""
@@ -109,8 +105,7 @@ class DocumentReader:
         added = {name: value for name, value in settings.items() if self._defaults.get(name) != value}
         sql = with_settings(statement.sql, added)
         try:
-            with self._readers.lend() as handle:
-                output = handle.read_output(sql, format.value, used_bindings(sql, statement.bindings))
+            output = self._run(sql, format.value, statement)
         except EngineError as exc:
             limit = result_limit_of(exc.detail or "") if exc.engine_code == _TOO_MANY_ROWS_OR_BYTES else None
             if limit is not None and f"max_result_{limit}" in ours:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
+from engine import errors
 from engine.schema import Name, literal
 from engine.warehouse.damaged_merges import can_be_undone, is_derived
 from engine.warehouse.errors import EngineError, file_error
@@ -26,8 +27,13 @@ from engine.warehouse.stale_tokens import StaleTokens
 log = structlog.get_logger("rookery.warehouse")
 
 UNDO_PAUSE_SECONDS = 1.0
-"""Minimum pause between two checks of all parts, which follow reads that fail on a damaged part."""
+"""Pause after a check of all parts that a failed read has started and that found nothing to undo."""
+WAIT_SECONDS = 30.0
+"""Longest time for which a failed read waits for the repair that another one has started."""
 _NO_SUCH_PART = 232
+_NO_SUCH_TABLE = frozenset({60, 218})
+"""The engine's error numbers for reads of a table that is detached at that moment."""
+_Result = TypeVar("_Result")
 
 
 class Engine(Protocol):
@@ -132,20 +138,39 @@ class PartWatch:
                     any_damaged = True
         return any_damaged
 
-    def undo_after_failed_read(self) -> bool:
-        """Undo merges with damaged results after a read has failed. Returns whether there were any.
+    def read(self, run: Callable[[], _Result], damage: int | None = None) -> _Result:
+        """Run a read. Runs it once more if it failed on the damaged result of a merge, which is undone first, or if
+        its table was detached for a repair.
 
-        Only one thread does this at a time; the others return at once and report their error.
+        `damage` is a further error number of the engine that means damage for this read.
         """
-        if not self._undoing.acquire(blocking=False):
+        attached = self._tables.attached
+        try:
+            return run()
+        except EngineError as exc:
+            damaged = exc.code is errors.DAMAGED or exc.engine_code == damage
+            if not damaged and exc.engine_code not in _NO_SUCH_TABLE:
+                raise
+            if not self._is_repaired(attached, undo=damaged):
+                raise
+        return run()
+
+    def _is_repaired(self, attached: int, *, undo: bool) -> bool:
+        """Whether a table was repaired since the count of attached tables was read.
+
+        With `undo`, merges with damaged results are undone now.
+        """
+        # Reads that fail at the same time wait here for the first one, whose repair is theirs too.
+        if not self._undoing.acquire(timeout=WAIT_SECONDS):
             return False
         try:
-            if time.monotonic() < self._next_undo:
-                return False
-            any_damaged = self._tables.mark_all_damaged()
-            self._tables.undo_merges()
-            self._next_undo = time.monotonic() + UNDO_PAUSE_SECONDS
-            return any_damaged
+            self._tables.wait(WAIT_SECONDS)
+            if undo and self._tables.attached == attached and time.monotonic() >= self._next_undo:
+                any_damaged = self._tables.mark_all_damaged()
+                self._tables.undo_merges()
+                if not any_damaged:
+                    self._next_undo = time.monotonic() + UNDO_PAUSE_SECONDS
+            return self._tables.attached != attached
         finally:
             self._undoing.release()
 

@@ -60,6 +60,17 @@ class StaleTokens:
         """The directories of the tables that must be attached."""
         self._marked: set[tuple[Name, Path]] = set()
         self._lock = threading.Lock()
+        self._attached = 0
+
+    @property
+    def attached(self) -> int:
+        """How many times a table was attached again. A read during which this grows may have failed because of it."""
+        return self._attached
+
+    def wait(self, seconds: float) -> None:
+        """Wait until no repair is running, but no longer than some seconds."""
+        if self._lock.acquire(timeout=seconds):
+            self._lock.release()
 
     def forget(self) -> None:
         """Repair the logs that were written since the last call. Raises if a table cannot be attached again."""
@@ -164,6 +175,7 @@ class StaleTokens:
                 self._attach(table)
                 log.warning("intact parts were put back", table=str(table), parts=sorted(lost))
             del self._detached[table]
+            self._attached += 1
 
     def _attach(self, table: Name) -> None:
         """Attach a table, unless it is attached."""
