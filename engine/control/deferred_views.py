@@ -32,7 +32,11 @@ class Deferred:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._lock = threading.Lock()
-        """Protects `_thread` and its start."""
+        """Protects `_calls` and `_is_watching`."""
+        self._calls = 0
+        """How often `watch` was called."""
+        self._is_watching = False
+        """Whether the thread will look for deferred views again."""
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -41,8 +45,10 @@ class Deferred:
     def watch(self) -> None:
         """Start the thread unless it is running. It ends when no view is deferred."""
         with self._lock:
-            if self._closed or (self._thread is not None and self._thread.is_alive()):
+            self._calls += 1
+            if self._closed or self._is_watching:
                 return
+            self._is_watching = True
             self._thread = threading.Thread(target=self._watch, name="deferred views", daemon=True)
             self._thread.start()
 
@@ -90,16 +96,24 @@ class Deferred:
         while not self._wake.wait(pause):
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
             try:
-                notes = self._workspace.registry.read(DEFERRED_KIND)
-                if not notes:
+                calls = self._calls
+                tenants = {n["tenant"] for n in self._workspace.registry.read(DEFERRED_KIND).values()}
+                if not tenants and self._may_end(calls):
                     return
-                if not {n["tenant"] for n in notes.values()} <= self._lagging_tenants():
+                if tenants and not tenants <= self._lagging_tenants():
                     self.create_ready()
                 pause = FIRST_PAUSE_SECONDS
             except RookeryError as exc:
                 log.error("deferred views could not be created yet", error=exc)
             except Exception:
                 log.exception("deferred views could not be created yet")
+
+    def _may_end(self, calls: int) -> bool:
+        """Whether `watch` was not called again after `calls` calls. From then on, the next call starts a thread."""
+        with self._lock:
+            # The registry is not read with the lock held. A call since then may concern a view that was not in it yet.
+            self._is_watching = self._calls != calls
+            return not self._is_watching
 
 
 def deferred_of(workspace: Workspace) -> Deferred:

@@ -58,6 +58,8 @@ class UncertainBatches:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._is_retrying = False
+        """Whether the thread will look for uncertain batches again. Protected by the lock."""
         workspace.view_lock.attach_completion(self)
 
     def add(self, datasource: str, batch: str, error: str, kept: KeptBatch | None = None) -> None:
@@ -214,15 +216,16 @@ class UncertainBatches:
     def _start_thread(self) -> None:
         """Start the background thread, unless it runs."""
         with self._lock:
-            if self._closed or (self._thread is not None and self._thread.is_alive()):
+            if self._closed or self._is_retrying:
                 return
+            self._is_retrying = True
             self._thread = threading.Thread(target=self._retry, name="uncertain batches", daemon=True)
             self._thread.start()
 
     def _retry(self) -> None:
         """Retry with growing pauses until no batch is uncertain. Runs in the background thread."""
         pause = 1.0
-        while self._batches and not self._closed:
+        while self._must_retry():
             self._wake.wait(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
             for datasource in list(self._batches):
@@ -234,6 +237,13 @@ class UncertainBatches:
                     continue
                 except Exception:
                     log.exception("an uncertain batch could not be completed", datasource=datasource)
+
+    def _must_retry(self) -> bool:
+        """Whether the background thread continues. Otherwise it ends, and the next uncertain batch starts another."""
+        with self._lock:
+            # Decided with the lock held: a batch that is added now must not count on a thread that has just ended.
+            self._is_retrying = bool(self._batches) and not self._closed
+            return self._is_retrying
 
 
 def _blocked(datasource: str, exc: RookeryError) -> RookeryError:
