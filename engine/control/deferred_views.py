@@ -111,7 +111,7 @@ class Deferred:
     def _may_end(self, calls: int) -> bool:
         """Whether `watch` was not called again after `calls` calls. From then on, the next call starts a thread."""
         with self._lock:
-            # The registry is not read with the lock held. A call since then may concern a view that was not in it yet.
+            # The registry is not read with the lock held, so a later call may concern a view that was not in it yet.
             self._is_watching = self._calls != calls
             return not self._is_watching
 

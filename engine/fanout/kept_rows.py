@@ -19,8 +19,8 @@ from engine.errors import STORAGE
 from engine.project.datasource import Datasource
 from engine.schema import Column, Mark, Name, Table, literal, quote
 from engine.warehouse import ddl
+from engine.warehouse.catalog import newest_block_in_parts
 from engine.warehouse.errors import EngineError
-from engine.warehouse.port import Warehouse
 from engine.workspace.workspace import Workspace
 
 PREFIX = "_rk_held_"
@@ -86,7 +86,8 @@ class KeptBatch:
 
     def reached_table(self, workspace: Workspace) -> bool:
         """Whether the datasource's table may have received rows of the batch. If not, views have none either."""
-        return self.removed or newest_block(workspace.warehouse, Name(workspace.name, self.datasource)) > self.after
+        table = Name(workspace.name, self.datasource)
+        return self.removed or newest_block_in_parts(workspace.warehouse, table) > self.after
 
     def remove_damaged_rest(self, workspace: Workspace) -> None:
         """Remove a damaged part that the interrupted INSERT has left, with its token, so that it can be repeated."""
@@ -120,16 +121,6 @@ def kept_table(workspace: Workspace, datasource: str, columns: Columns) -> Table
 def columns_of(source: Datasource) -> Columns:
     """The columns of a datasource, in the form in which kept rows have them."""
     return tuple((c.name, c.type) for c in source.columns)
-
-
-def newest_block(warehouse: Warehouse, table: Name) -> int:
-    """The newest block of a table."""
-    result = warehouse.query(
-        "SELECT max(max_block_number) FROM system.parts "
-        "WHERE active AND database = {d:String} AND table = {t:String}",
-        {"d": table.database, "t": table.name},
-    )
-    return int(result.rows[0][0])
 
 
 def saved_batches(workspace: Workspace) -> Iterator[KeptBatch]:

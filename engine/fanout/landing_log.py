@@ -11,6 +11,7 @@ from engine.compiler.scope import TABLE_ALIAS, Relation, SelectOptions, select, 
 from engine.fanout.offsets import LogRange
 from engine.schema import Name, literal, quote
 from engine.warehouse import ddl
+from engine.warehouse.catalog import newest_block_in_parts
 from engine.warehouse.port import Warehouse
 from engine.workspace.workspace import Workspace
 
@@ -42,12 +43,7 @@ class LandingLog:
 
     def head(self) -> int:
         """The number of the newest block; 0 for an empty table. Reads no rows."""
-        result = self._warehouse.query(
-            "SELECT max(max_block_number) FROM system.parts "
-            "WHERE active AND database = {d:String} AND table = {t:String}",
-            {"d": self.table.database, "t": self.table.name},
-        )
-        return int(result.rows[0][0])
+        return newest_block_in_parts(self._warehouse, self.table)
 
     def blocks(self, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
         """Blocks after a number, oldest first."""

@@ -30,11 +30,7 @@ def log_of(workspace: Workspace, view: View) -> Name:
 
     It is the view's source, or landing if the source is a Null table in a nest.
     """
-    result = workspace.warehouse.query(
-        "SELECT engine FROM system.tables WHERE database = {d:String} AND name = {n:String}",
-        {"d": view.source.database, "n": view.source.name},
-    )
-    stores_nothing = bool(result.rows) and result.rows[0][0] == NULL_ENGINE
+    stores_nothing = _engine_of(workspace, view.source) == NULL_ENGINE
     return Name(workspace.name, view.source.name) if stores_nothing else view.source
 
 
@@ -50,11 +46,16 @@ def newest_block(workspace: Workspace, table: Name) -> int:
 
 def keeps_block_numbers(workspace: Workspace, table: Name) -> bool:
     """Whether rows keep their block numbers. An engine that merges rows keeps only one of their numbers."""
+    return _engine_of(workspace, table) == "MergeTree"
+
+
+def _engine_of(workspace: Workspace, table: Name) -> str | None:
+    """The engine of a table, without its arguments; None if there is no such table."""
     result = workspace.warehouse.query(
         "SELECT engine FROM system.tables WHERE database = {d:String} AND name = {n:String}",
         {"d": table.database, "n": table.name},
     )
-    return bool(result.rows) and result.rows[0][0] == "MergeTree"
+    return str(result.rows[0][0]) if result.rows else None
 
 
 def has_batch_column(workspace: Workspace, table: Name) -> bool:

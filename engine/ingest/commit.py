@@ -24,7 +24,7 @@ from engine.fanout.handover import (
     Reach,
 )
 from engine.fanout.insert_to_all import insert_to_all
-from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block, release_nothing
+from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, release_nothing
 from engine.fanout.router import router_of
 from engine.fanout.staged_appends import StagedAppends
 from engine.fanout.suspension_records import tenants_behind
@@ -33,6 +33,7 @@ from engine.ingest.batch import JudgedBatch
 from engine.ingest.staging_pool import BorrowedStage
 from engine.schema import Name
 from engine.warehouse import ddl
+from engine.warehouse.catalog import newest_block_in_parts
 from engine.warehouse.damaged_merges import Part
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import DamagedPart
@@ -162,7 +163,7 @@ class Committer:
         source = batch.staged.schema.source
         if source.engine.type == "Null":
             return KEEPS_NOTHING
-        return newest_block(self._workspace.warehouse, Name(self._workspace.name, source.name))
+        return newest_block_in_parts(self._workspace.warehouse, Name(self._workspace.name, source.name))
 
     def _kept_rows(self, batch: JudgedBatch, after: int) -> KeptBatch:
         """A batch that can be completed from its stage, or from a copy once it is saved."""

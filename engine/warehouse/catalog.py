@@ -82,6 +82,16 @@ def _load(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> No
         warehouse.query(f"SELECT sum(length(data_paths)) FROM system.tables WHERE {where}", bindings)
 
 
+def newest_block_in_parts(warehouse: Warehouse, table: Name) -> int:
+    """The newest block of a loaded table; 0 if it has no parts. Reads no rows."""
+    result = warehouse.query(
+        "SELECT max(max_block_number) FROM system.parts "
+        "WHERE active AND database = {d:String} AND table = {t:String}",
+        {"d": table.database, "t": table.name},
+    )
+    return int(result.rows[0][0])
+
+
 def foreign_objects(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:
     """Those of the names under which an object without our mark exists."""
     candidates = set(names)
