@@ -10,6 +10,7 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,7 @@ class Engine:
             except Exception as exc:
                 failures.append(str(exc))
 
-        running = [threading.Thread(target=caller, args=(c, n)) for n, c in enumerate(clients)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
+        _run_all(caller, clients)
         if failures:
             return {"error": failures[0]}
         return {
@@ -114,14 +111,19 @@ class Engine:
             except Exception as exc:
                 failures.append(str(exc))
 
-        running = [threading.Thread(target=caller, args=(c, n)) for n, c in enumerate(clients)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
+        _run_all(caller, clients)
         if failures:
             return {"error": failures[0]}
         return {"count": sum(counts), "seconds": time.perf_counter() - started, "cpu": cpu_of("self") - cpu}
+
+
+def _run_all(caller: Callable[[Client, int], None], clients: Sequence[Client]) -> None:
+    """Call a function with each client and its position, all of them at the same time."""
+    running = [threading.Thread(target=caller, args=(client, n)) for n, client in enumerate(clients)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
 
 
 def _insert(client: Client, table: str, body: bytes, settings: dict[str, int | str] | None) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import orjson
 from matplotlib.axes import Axes
 
 from benchmarks.client import Sender
+from benchmarks.nests import event
 from benchmarks.processes import PROJECT, Direct, cpu_of, direct
 from benchmarks.report import Goal, Report
 from tests.support.server import Server, running
@@ -51,19 +51,7 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
 
 def _body(size: int) -> bytes:
     chance = random.Random(size)
-    kinds = ("api_call", "export", "storage", "login", "search")
-    return b"\n".join(
-        orjson.dumps(
-            {
-                "tenant_id": chance.randrange(1000),
-                "timestamp": f"2026-01-{chance.randint(1, 28):02} {chance.randint(0, 23):02}:00:00",
-                "event": chance.choice(kinds),
-                "user_id": chance.randrange(5000),
-                "units": chance.randrange(1000) / 10,
-            }
-        )
-        for _ in range(size)
-    )
+    return b"\n".join(event(chance.randrange(1000), chance) for _ in range(size))
 
 
 def _compared(directory: Path, server: Server, engine: Direct, size: int, times: int) -> list[Any]:

@@ -52,17 +52,19 @@ def project(fanout: str, *, aggregate: bool = False) -> dict[str, str]:
 def rows(count: int, tenants: Sequence[int], seed: int = 1) -> bytes:
     """NDJSON rows, distributed evenly over tenants."""
     chance = random.Random(seed)
-    return b"\n".join(
-        orjson.dumps(
-            {
-                "tenant_id": tenants[n % len(tenants)],
-                "timestamp": f"2026-01-{chance.randint(1, 28):02} {chance.randint(0, 23):02}:00:00",
-                "event": chance.choice(_KINDS),
-                "user_id": chance.randrange(5000),
-                "units": chance.randrange(1000) / 10,
-            }
-        )
-        for n in range(count)
+    return b"\n".join(event(tenants[n % len(tenants)], chance) for n in range(count))
+
+
+def event(tenant: int, chance: random.Random) -> bytes:
+    """A random event of a tenant, as JSON."""
+    return orjson.dumps(
+        {
+            "tenant_id": tenant,
+            "timestamp": f"2026-01-{chance.randint(1, 28):02} {chance.randint(0, 23):02}:00:00",
+            "event": chance.choice(_KINDS),
+            "user_id": chance.randrange(5000),
+            "units": chance.randrange(1000) / 10,
+        }
     )
 
 

@@ -63,19 +63,18 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
             "`rookery push` and `rookery serve` create a workspace",
         )
     # The requests of one command are not worth a line each.
-    workspace = open_workspace(settings.model_copy(update={"access_log": False}))
-    try:
-        token = admin_text(workspace, settings.admin_file)
-    except BaseException:
-        workspace.close()
-        raise
-    with serving(workspace) as url:
-        yield url, token
+    with serving(open_workspace(settings.model_copy(update={"access_log": False}))) as access:
+        yield access
 
 
 @contextmanager
-def serving(workspace: Workspace) -> Iterator[str]:
-    """Serve a workspace on a free loopback port, and close it at the end. Yields the URL."""
+def serving(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """Serve a workspace on a free loopback port, and close it at the end. Yields its URL and admin token."""
+    try:
+        token = admin_text(workspace, workspace.settings.admin_file)
+    except BaseException:
+        workspace.close()
+        raise
     listening = socket.create_server(("127.0.0.1", 0))
     server = PromptServer(config(create_app(workspace), workspace.settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -85,7 +84,7 @@ def serving(workspace: Workspace) -> Iterator[str]:
             if not thread.is_alive():
                 raise RookeryError(NO_SERVER, "the embedded server did not start")
             time.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", token
     finally:
         server.stop()
         thread.join(timeout=30)

@@ -77,7 +77,6 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/render.py:_PEAK": [("", " ", "x"), ("Peak memory:", " ", "x"), ("Peak memory: ", "1", "x")],
     "engine/warehouse/render.py:_PLACEHOLDER": [("{", " ", ""), ("{", "a", " "), ("", "{ a ", ""), ("{a", " ", "")],
     "engine/warehouse/error_trailer.py:_BARE": [("", "\nCode: 1", ""), ("\nCode: ", "1", "")],
-    "engine/warehouse/dedup_log_repair.py:_PART": [],  # names of files
     "engine/warehouse/dedup_log_repair.py:_LOG": [("deduplication_log_", "1", "x")],
     "engine/tokens/claims.py:RESOURCE": [("", "a", "-")],
     "engine/observe/redaction.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],

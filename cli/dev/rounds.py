@@ -102,7 +102,7 @@ class Rounds:
         before = self._scratch.state
         if before is None or stores_differ(before, inputs, build):
             self._clock = self._now()
-            # If the files cannot be read any more, the next round reports it.
+            # If the files cannot be read by then, the next round reports it.
             with suppress(RookeryError):
                 inputs = replace(inputs, fixtures=read(self._choices, self._clock).fixtures)
             # Otherwise the next round would take the new times for a change.

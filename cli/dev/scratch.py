@@ -150,19 +150,8 @@ def stores_differ(before: State, inputs: Inputs, build: Build) -> bool:
     """Whether stored rows may differ from those of an earlier state."""
     if before.inputs.rows != inputs.rows or before.inputs.placements != inputs.placements:
         return True
-    stored = {name for b in (before.build, build) for name in (*b.datasources, *_filling(b))}
+    stored = {name for b in (before.build, build) for name in (*b.datasources, *b.filling_pipes())}
     return not stored.isdisjoint(changed_resources(before.inputs, inputs))
-
-
-def _filling(build: Build) -> set[str]:
-    """The materialized pipes, and the pipes that they read."""
-    reached, pending = set[str](), [pipe.name for pipe in build.materialized()]
-    while pending:
-        name = pending.pop()
-        if name in build.pipes and name not in reached:
-            reached.add(name)
-            pending.extend(build.pipes[name].reads)
-    return reached
 
 
 def changed_resources(before: Inputs, inputs: Inputs) -> set[str]:

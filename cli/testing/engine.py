@@ -15,7 +15,6 @@ from typing import Any, cast
 
 from cli.connection import Connection, client
 from cli.embedded_server import serving
-from engine.control.tokens import admin_text
 from engine.observe import logs
 from engine.settings import Settings
 from engine.warehouse import ddl
@@ -55,12 +54,7 @@ class ThrowawayEngine:
     @contextmanager
     def _served(self, settings: Settings) -> Iterator[Connection]:
         workspace = Workspace(settings, cast(Warehouse, _SharedWarehouse(self.warehouse)))
-        try:
-            token = admin_text(workspace, settings.admin_file)
-        except BaseException:
-            workspace.close()
-            raise
-        with serving(workspace) as url, client(url, token) as connection:
+        with serving(workspace) as access, client(*access) as connection:
             yield connection
 
     def _drop_databases(self, workspace: str) -> None:

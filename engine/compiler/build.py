@@ -105,6 +105,10 @@ class Build:
         """The materialized pipes in order of data flow."""
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]
 
+    def filling_pipes(self) -> set[str]:
+        """The materialized pipes, and all pipes that they read: those on which stored rows depend."""
+        return {name for pipe in self.materialized() for name in _closure(self.pipes, pipe.name)}
+
 
 @dataclass(frozen=True, slots=True)
 class KnownProblems:

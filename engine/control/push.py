@@ -269,20 +269,8 @@ def _changes(snapshot: Snapshot, files: Mapping[str, DeployedFile], build: Build
 
 def _only_endpoints(changes: Iterable[Change], snapshot: Snapshot, build: Build) -> bool:
     """Whether no changed resource fills a table or is read by a pipe that does, before or after the push."""
-    builds = (snapshot.build, build)
-    filling = {n for b in builds for p in b.materialized() for n in _pipe_with_reads(b, p.name)}
+    filling = snapshot.build.filling_pipes() | build.filling_pipes()
     return all(c.kind == "pipe" and c.name not in filling for c in changes)
-
-
-def _pipe_with_reads(build: Build, name: str) -> set[str]:
-    """A pipe with everything that it reads, directly or through other pipes."""
-    reached, pending = set[str](), [name]
-    while pending:
-        current = pending.pop()
-        if current not in reached:
-            reached.add(current)
-            pending.extend(build.pipes[current].reads if current in build.pipes else ())
-    return reached
 
 
 def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> dict[str, int]:

@@ -50,8 +50,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateDatabase(Step):
-    """Create a database."""
+class _OfDatabase(Step):
+    """A step that concerns a database."""
 
     # The fields of all kinds of steps need defaults, because fields of `Step` have them.
     database: str = ""
@@ -62,14 +62,24 @@ class CreateDatabase(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class DropDatabase(Step):
-    """Drop an empty database."""
+class _OfTable(Step):
+    """A step that concerns a table or view, or a column of it."""
 
-    database: str = ""
+    name: Name = field(default=Name("", ""))
 
     @property
     def subject(self) -> str:
-        return self.database
+        return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDatabase(_OfDatabase):
+    """Create a database."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropDatabase(_OfDatabase):
+    """Drop an empty database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +94,8 @@ class CreateTable(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class DropTable(Step):
+class DropTable(_OfTable):
     """Drop a table with its rows."""
-
-    name: Name = field(default=Name("", ""))
-
-    @property
-    def subject(self) -> str:
-        return str(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +111,9 @@ class StartReaders(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class AddColumn(Step):
+class AddColumn(_OfTable):
     """Add a column."""
 
-    name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
     late: bool = False
     """Whether the column is added while the view lock is held: a landing column is added together with the views that
@@ -123,10 +126,9 @@ class AddColumn(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeColumn(Step):
+class ChangeColumn(_OfTable):
     """Change a column's type, default or codec."""
 
-    name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
     previous: Column | None = None
     """The column before it is converted to another type; None if its type stays."""
@@ -137,10 +139,9 @@ class ChangeColumn(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class DropColumn(Step):
+class DropColumn(_OfTable):
     """Drop a column with its values."""
 
-    name: Name = field(default=Name("", ""))
     column: str = ""
 
     @property
@@ -149,28 +150,18 @@ class DropColumn(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeClause(Step):
+class ChangeClause(_OfTable):
     """Change a table's TTL or one of its settings."""
 
-    name: Name = field(default=Name("", ""))
     sql: str = ""
     """The ALTER statement."""
 
-    @property
-    def subject(self) -> str:
-        return str(self.name)
-
 
 @dataclass(frozen=True, slots=True)
-class NoteFeeders(Step):
+class NoteFeeders(_OfTable):
     """Write the views that feed a table into its mark, after they have been created."""
 
-    name: Name = field(default=Name("", ""))
     mark: Mark = field(default=Mark("", "", ""))
-
-    @property
-    def subject(self) -> str:
-        return str(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +184,8 @@ class CreateView(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class DropView(Step):
+class DropView(_OfTable):
     """Drop a view. Its target stays."""
-
-    name: Name = field(default=Name("", ""))
-
-    @property
-    def subject(self) -> str:
-        return str(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_PART = re.compile(r"(?P<partition>.+?)_(?P<first>\d+)_(?P<last>\d+)_\d+(?:_\d+)?")
+from engine.warehouse.damaged_merges import Part
+
 _LOG = re.compile(r"deduplication_log_(\d+)\.txt")
 _ENTRY = re.compile(rb"[12]\t[^\t\n]+\t[^\t\n]+")
 _RECORD = re.compile(rb"[12]\t[A-Za-z0-9_-]+_\d+_\d+_\d+(?:_\d+)?\t[A-Za-z0-9_-]+_\d+_\d+\Z")
@@ -134,8 +135,8 @@ def _repaired(text: bytes, table: Path, after: int | None = None) -> tuple[bytes
 
 def _number(entry: bytes) -> int:
     """The number of an entry's block; 0 if it has none."""
-    part = _PART.fullmatch(entry.split(b"\t")[1].decode(errors="replace"))
-    return int(part["first"]) if part is not None else 0
+    part = Part.of(entry.split(b"\t")[1].decode(errors="replace"))
+    return part.first if part is not None else 0
 
 
 def _whole(line: bytes) -> bytes | None:
@@ -165,12 +166,9 @@ def _is_stored(line: str, table: Path) -> bool:
     if len(fields) != 3:
         return False
     operation, name, _ = fields
-    part = _PART.fullmatch(name)
+    part = Part.of(name)
     if operation != _ADD or part is None:
         return True
-    number = int(part["first"])
-    for directory in table.iterdir():
-        other = _PART.fullmatch(directory.name)
-        if other and other["partition"] == part["partition"] and int(other["first"]) <= number <= int(other["last"]):
-            return True
-    return False
+    others = (Part.of(directory.name) for directory in table.iterdir())
+    # A merge or mutation may have replaced the part since, so its own name is not searched for.
+    return any(o is not None and o.partition == part.partition and o.first <= part.first <= o.last for o in others)

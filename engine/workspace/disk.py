@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import DISK_FULL, RookeryError
 from engine.schema import Name
-from engine.warehouse.damaged_merges import active_parts
+from engine.warehouse.damaged_merges import Part, active_parts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Space
 from engine.workspace.workspace import Workspace
@@ -175,13 +175,7 @@ def part_counts(workspace: Workspace, at_least: int) -> list[PartCount]:
 
 
 def _covered(part: Path) -> bool:
-    """Whether another part directory contains the blocks of a missing one, as after a merge."""
-    fields = part.name.split("_")
-    if len(fields) < 4 or not (fields[1].isdigit() and fields[2].isdigit()):
-        return True
-    for other in part.parent.glob(f"{fields[0]}_*"):
-        numbers = other.name.split("_")
-        known = len(numbers) >= 4 and numbers[1].isdigit() and numbers[2].isdigit() and other.name != part.name
-        if known and int(numbers[1]) <= int(fields[1]) and int(fields[2]) <= int(numbers[2]):
-            return True
-    return False
+    """Whether a directory next to that of a part has a part that was made from it. The part itself may be gone."""
+    own = Part.of(part.name)
+    others = (Part.of(directory.name) for directory in part.parent.iterdir())
+    return own is None or any(other is not None and other.covers(own) for other in others)
