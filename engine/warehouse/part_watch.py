@@ -139,7 +139,7 @@ class PartWatch:
         return any_damaged
 
     def read(self, run: Callable[[], _Result], damage: int | None = None) -> _Result:
-        """Run a read. Runs it once more if it failed on the damaged result of a merge, which is undone first, or if
+        """Run a read. Runs it again if it failed on the damaged result of a merge, which is undone first, or if
         its table was detached for a repair.
 
         `damage` is a further error number of the engine that means damage for this read.
