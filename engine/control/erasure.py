@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
 
 from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.scope import Relation, tenant_literal
 from engine.control.regroup import incomplete_groups, is_in_groups, recompute_groups
-from engine.errors import APPLY_FAILED, DESTRUCTIVE, RookeryError
+from engine.errors import DESTRUCTIVE, RookeryError
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
 from engine.schema import Name, View, literal, quote
 from engine.warehouse.catalog import read_schema
+from engine.warehouse.deletion import wait_until_deleted
 from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
@@ -21,8 +21,6 @@ ERASURE_KIND = "erasing"
 """The registry's kind for running erasures, by tenant, with the views whose sources were complete at the
 beginning.
 """
-DELETE_TIMEOUT_SECONDS = 300.0
-"""Seconds to wait until the engine has deleted rows."""
 
 
 def permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Collection[str]) -> None:
@@ -143,30 +141,4 @@ def _stored(workspace: Workspace, relation: Relation, tenant: str) -> tuple[Name
 def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:
     """Delete rows and wait until they are gone. Raises RK3010 if the engine does not complete it."""
     workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {condition} SETTINGS mutations_sync = 0")
-    wait_until_deleted(workspace, table)
-
-
-def wait_until_deleted(workspace: Workspace, table: Name) -> None:
-    """Wait until a table has no unfinished mutation. Raises RK3010 if one fails or takes too long."""
-    deadline = time.monotonic() + DELETE_TIMEOUT_SECONDS
-    pause = 0.01
-    while failures := _unfinished_mutations(workspace, table):
-        if any(failures) or time.monotonic() > deadline:
-            reason = next((f for f in failures if f), "it takes too long")
-            raise RookeryError(APPLY_FAILED, f"deleting rows of {table} failed", hint="run it again", detail=reason)
-        if workspace.warehouse.capabilities.embedded:
-            # With few background threads, the engine looks for mutations only every few seconds. This makes it look
-            # immediately.
-            workspace.warehouse.execute(f"SYSTEM START MERGES {table.sql()}")
-        time.sleep(pause)
-        pause = min(pause * 2, 0.25)
-
-
-def _unfinished_mutations(workspace: Workspace, table: Name) -> list[str]:
-    """The latest failure of each unfinished mutation of a table; an empty string for one that has not failed."""
-    result = workspace.warehouse.query(
-        "SELECT latest_fail_reason FROM system.mutations "
-        "WHERE database = {d:String} AND table = {t:String} AND NOT is_done",
-        {"d": table.database, "t": table.name},
-    )
-    return [str(row[0]) for row in result.rows]
+    wait_until_deleted(workspace.warehouse, table)

@@ -13,7 +13,7 @@ import csv
 import io
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from engine.ingest.values.rejections import matches_header
 from engine.observe import events, metrics
 from engine.schema import Name, quote
 from engine.warehouse.checked_inserts import insert_checked
+from engine.warehouse.deletion import wait_until_deleted
 from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Value
 from engine.workspace.workspace import Workspace
 
@@ -177,7 +178,8 @@ def _listed_row(columns: Sequence[str], values: Sequence[Any]) -> dict[str, Any]
 
 def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> int:
     """Remove rows by their ids, or (None) all. Returns how many there were."""
-    table = require_table(workspace, datasource).sql()
+    name = require_table(workspace, datasource)
+    table = name.sql()
     if ids is None:
         total = int(workspace.warehouse.query(f"SELECT count() FROM {table}").rows[0][0])
         workspace.warehouse.execute(f"TRUNCATE TABLE {table}")
@@ -191,7 +193,7 @@ def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> 
         )
         # Counted first, since a DELETE does not say how many rows matched.
         if rows := int(result.rows[0][0]):
-            workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__id IN {{i:Array(String)}}", bindings)
+            _delete(workspace, name, "c__id IN {i:Array(String)}", bindings)
         removed += rows
     events.note("quarantine removed", datasource=datasource, rows=removed)
     return removed
@@ -211,5 +213,11 @@ def remove_batch(workspace: Workspace, datasource: str, batch: str) -> None:
     """Remove the rows of a batch that was never stored."""
     # A DELETE is a mutation, which takes time even if no row matches.
     if contains(workspace, datasource, batch):
-        table = table_of(workspace, datasource).sql()
-        workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__import_id = {{b:String}}", {"b": batch})
+        _delete(workspace, table_of(workspace, datasource), "c__import_id = {b:String}", {"b": batch})
+
+
+def _delete(workspace: Workspace, table: Name, condition: str, bindings: Mapping[str, Value]) -> None:
+    """Delete rows and wait until they are gone. Raises RK3010 if the engine does not complete it."""
+    sql = f"DELETE FROM {table.sql()} WHERE {condition}"
+    workspace.warehouse.execute(sql, bindings, {"lightweight_deletes_sync": 0})
+    wait_until_deleted(workspace.warehouse, table)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from engine.ingest import quarantine
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
 
@@ -113,3 +115,17 @@ def test_a_backslash_is_never_dropped(rookery: Rookery, lines: int) -> None:
     rows = rookery.rows("SELECT groupUniqArray(name) FROM main.rows")
     assert sorted(rows[0][0]) == sorted([r"\x22", r"\\e", '"\\/\b\f\n\r\tA', "it's", "a\tb"])
     rookery.run("TRUNCATE TABLE main.rows_quarantine")
+
+
+def test_removing_rows_makes_the_engine_look_for_mutations(rookery: Rookery) -> None:
+    """After a merge it would look only after up to 30 seconds; while merges are stopped, never."""
+    rookery.run("SYSTEM STOP MERGES main.rows_quarantine")
+    rookery.gateway.append("rows", b'{"id": "x"}\n{"id": "y"}', Input.NDJSON).result(60)
+    first, _ = (row["c__id"] for row in quarantine.listing(rookery.workspace, "rows", 2, 0)["rows"])
+    with ThreadPoolExecutor() as pool:
+        removed = pool.submit(quarantine.remove, rookery.workspace, "rows", [first])
+        try:
+            assert removed.result(10) == 1
+        finally:
+            rookery.run("SYSTEM START MERGES main.rows_quarantine")
+    assert rookery.rows("SELECT count() FROM main.rows_quarantine") == [(1,)]

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from engine.control.erasure import delete_rows
 from engine.errors import RookeryError
 from engine.ingest.batch import Append, AppendResult
 from engine.ingest.bisect import UNEXPLAINED
 from engine.ingest.gateway import MAX_SEARCHES
 from engine.ingest.writer_queues import IngestQueue
+from engine.schema import Name
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
 
@@ -211,7 +213,7 @@ def test_good_rows_are_stored_after_the_quarantine_limit_of_a_writer(rookery: Ro
     # Nothing is left of this one, so that it is a new request when there is room.
     refused = send(rookery, [row("b", n="x")], token="full", key="later")
     assert (refused.result(30).quarantined, refused.result(30).refused) == (0, 1)
-    rookery.run("DELETE FROM main.events_quarantine WHERE c__row < 2")
+    delete_rows(rookery.workspace, Name("main", "events_quarantine"), "c__row < 2")
     later = send(rookery, [row("b", n="x")], token="full", key="later").result(30)
     assert (later.quarantined, later.refused, later.repeated) == (1, 0, False)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.compiler.scope import tenant_literal
+from engine.control.erasure import delete_rows
 from engine.errors import (
     BAD_SCOPE,
     BAD_TENANT_ID,
@@ -24,6 +25,7 @@ from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
 from engine.query.executor import Queries
+from engine.schema import Name
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 from tests.isolation.five_tenants import FILES, PLACEMENTS, ROWS, token_of
@@ -113,8 +115,8 @@ def test_an_append_token_writes_only_for_its_tenant(service: Service) -> None:
     assert {r[0] for r in stored(service, "events")} == others
     assert [r for r in stored(service, "events") if r[0] == "bee"] == bee
     assert {t: stored(service, t, nest) for t in before} == before
-    # One bad row anywhere in a large batch keeps all of it out.
-    many = "\n".join(json.dumps({"tenant": "ant", "word": "late", "k": k}) for k in range(150_000))
+    # One bad row keeps all of a large batch out, which the engine reads in two blocks (of 65,409 rows).
+    many = "\n".join(json.dumps({"tenant": "ant", "word": "late", "k": k}) for k in range(70_000))
     assert append(service, "events", many + '\n{"tenant": "bee", "word": "late", "k": 1}', "ant") == FOREIGN_TENANT.id
     csv = "tenant,word,k\nant,late,1\nbee,late,2\n"
     assert append(service, "events", csv, "ant", Input.CSV) == FOREIGN_TENANT.id
@@ -228,8 +230,8 @@ def test_a_failing_view_of_another_tenant_does_not_affect_the_sender(service: Se
     assert [r for r in stored(service, "counts") if r[1] == "ant-word-x"] == [("ant", "ant-word-x", 1)]
     service.push(FILES)
     assert query(there).rows == views
-    execute("ALTER TABLE main.events DELETE WHERE k = -1 SETTINGS mutations_sync = 2")
-    execute("ALTER TABLE main.counts DELETE WHERE word = 'ant-word-x' SETTINGS mutations_sync = 2")
+    delete_rows(service.workspace, Name("main", "events"), "k = -1")
+    delete_rows(service.workspace, Name("main", "counts"), "word = 'ant-word-x'")
 
 
 @pytest.mark.proves("B3")
@@ -253,7 +255,7 @@ def test_errors_of_foreign_views_reveal_nothing_to_the_sender(service: Service) 
     finally:
         execute("DROP TABLE main_nest_dog.stranger")
         execute("DROP TABLE main_nest_dog.strange")
-        execute("ALTER TABLE main.events DELETE WHERE k = -2 SETTINGS mutations_sync = 2")
+        delete_rows(service.workspace, Name("main", "events"), "k = -2")
 
 
 @pytest.mark.proves("D11", "B12")

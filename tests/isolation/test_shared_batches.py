@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.control import tenants
+from engine.control.erasure import delete_rows
 from engine.control.push import push
 from engine.errors import RookeryError
 from engine.fanout.handover import EVERYWHERE, CommittedBatch
@@ -18,7 +19,7 @@ from engine.ingest.idempotency.receipts import Receipts
 from engine.ingest.stage_schemas import schema_for
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.writer import BatchWriter
-from engine.schema import nest_database
+from engine.schema import Name, nest_database
 from engine.settings import load
 from engine.warehouse.port import Input
 from engine.workspace.opening import open_workspace
@@ -144,7 +145,7 @@ def test_reading_a_receipt_changes_nothing(ingestion: BatchWriter, workspace: Wo
         [append({"tenant_id": "x", "id": "kept bad"}, {"tenant_id": 1, "id": "kept"}, key="r")]
     )
     assert isinstance(outcome, AppendResult)
-    workspace.warehouse.execute("ALTER TABLE main.events DELETE WHERE id = 'kept' SETTINGS mutations_sync = 2")
+    delete_rows(workspace, Name("main", "events"), "id = 'kept'")
     with pytest.raises(RookeryError):
         receipts.show(None, "r")
     assert quarantined(workspace, "kept bad") == 1

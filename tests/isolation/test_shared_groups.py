@@ -12,9 +12,11 @@ import pytest
 
 from engine.control import tenants
 from engine.control.doctor import examination
+from engine.control.erasure import delete_rows
 from engine.errors import RookeryError
 from engine.query.executor import Queries
 from engine.query.request import QueryRequest
+from engine.schema import Name
 from engine.tokens.claims import Claims
 from engine.tokens.claims import Scope as TokenScope
 from tests.support.compiling import problems_of
@@ -251,7 +253,7 @@ def test_a_group_is_recomputed_after_an_interruption(rookery: Rookery) -> None:
         "CREATE TABLE main._rk_groups_popular (region String, kind String) ENGINE = MergeTree ORDER BY tuple()"
     )
     rookery.run("INSERT INTO main._rk_groups_popular VALUES ('cut', 'k')")
-    rookery.run("DELETE FROM main.popular WHERE region = 'cut'")
+    delete_rows(rookery.workspace, Name("main", "popular"), "region = 'cut'")
     tenants.remove(rookery.workspace, "45", purge=True)
     assert _asked(rookery, "SELECT units AS c FROM popular WHERE region = 'cut'") == [{"c": 50}]
     assert rookery.rows("EXISTS TABLE main._rk_groups_popular") == [(0,)]

@@ -11,9 +11,11 @@ import pytest
 from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.control import tenants
+from engine.control.erasure import delete_rows
 from engine.errors import NOT_TOGETHER, RookeryError
 from engine.query.all_tenants import placements_of_all_tenants, with_stable_tenants
 from engine.query.result import QueryResult
+from engine.schema import Name
 from engine.warehouse.port import Format, Statement
 from engine.workspace.snapshot import Snapshot
 from tests.support.in_process import Rookery, open_rookery
@@ -89,16 +91,16 @@ def test_a_tenant_added_or_removed_is_read_completely_or_not_at_all(rookery: Roo
 
 def test_a_tenant_added_and_removed_again_is_not_read_in_part(rookery: Rookery) -> None:
     """The tenants are the same before and after, and were not when the rows were read."""
-    registry, sums = rookery.workspace.registry, "main.sums"
+    registry = rookery.workspace.registry
 
     def come() -> None:
         row = {"id": "9", "placement": "pooled", "state": "adding", "created_at": ""}
         registry.write("tenant", {"9": row})
-        rookery.run(f"INSERT INTO {sums} VALUES (9, 7)")
+        rookery.run("INSERT INTO main.sums VALUES (9, 7)")
         rookery.workspace.refresh()
 
     def go() -> None:
-        rookery.run(f"DELETE FROM {sums} WHERE tenant_id = 9")
+        delete_rows(rookery.workspace, Name("main", "sums"), "tenant_id = 9")
         registry.remove("tenant", ["9"])
         rookery.workspace.refresh()
 
