@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -35,6 +34,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.settings import Settings
+from engine.warehouse.unfinished import scratch_directory
 
 _TOKEN = re.compile(r"[!-~]+")
 NDJSON = "application/x-ndjson"
@@ -183,8 +183,7 @@ def connected(settings: Settings, *, create: bool, keep: bool) -> Iterator[Conne
                 raise
             output.say(f"{exc.message}: comparing with an empty one", "yellow")
             stack.enter_context(interrupts.raised())
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
-            temporary = {"data": directory / "data", "clickhouse_url": None}
+            temporary = {"data": stack.enter_context(scratch_directory()).path / "data", "clickhouse_url": None}
             connection = _connected(settings.model_copy(update=temporary), stack, create=True)
         yield connection
         interrupts.ignore()

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from zoneinfo import ZoneInfo
 
 from cli.dev.inputs import Choices
@@ -27,6 +26,7 @@ from cli.options import options
 from cli.project_files import surveyed
 from cli.testing.engine import engine_in
 from engine.settings import Settings
+from engine.warehouse.unfinished import scratch_directory
 
 STOP_SECONDS = 5.0
 """Seconds that the work may take to end in an orderly way."""
@@ -77,9 +77,8 @@ def run(choices: Choices, *, as_json: bool) -> None:
     surveyed()
     stop, reporter = Stop(), JsonReporter() if as_json else TextReporter()
     settings = options.loaded()
-    with stop.handling():
-        directory = TemporaryDirectory(prefix="rookery-dev-", ignore_cleanup_errors=True)
-        work = _Work(Path(directory.name), settings, choices, reporter, stop)
+    with stop.handling(), scratch_directory() as scratch:
+        work = _Work(scratch.path, settings, choices, reporter, stop)
         # A daemon, so that it cannot keep the process alive while it waits for a query.
         thread = threading.Thread(target=work.run, name="rookery-dev", daemon=True)
         thread.start()
@@ -92,12 +91,11 @@ def run(choices: Choices, *, as_json: bool) -> None:
             if ends_at is not None and (time.monotonic() > ends_at or stop.count > 1):
                 break
         # `_end` skips the finalizers, which would remove the directory otherwise.
-        _remove(Path(directory.name))
+        _remove(scratch.path)
         if stop.number is not None:
             _end(128 + stop.number)
         if isinstance(work.error, BrokenPipeError):
             _end(128 + signal.SIGPIPE)
-        directory.cleanup()
     if work.error is not None:
         raise work.error
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from cli.connection import Connection, client
@@ -19,6 +18,7 @@ from engine.observe import logs
 from engine.settings import Settings
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
+from engine.warehouse.unfinished import scratch_directory
 from engine.workspace.opening import open_warehouse
 from engine.workspace.workspace import Workspace
 
@@ -79,7 +79,7 @@ class _SharedWarehouse:
 @contextmanager
 def throwaway(settings: Settings) -> Iterator[ThrowawayEngine]:
     """An engine in a temporary directory."""
-    with TemporaryDirectory(prefix="rookery-test-") as directory, engine_in(Path(directory), settings) as engine:
+    with scratch_directory() as scratch, engine_in(scratch.path, settings) as engine:
         yield engine
 
 

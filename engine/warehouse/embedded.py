@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from engine.warehouse.stale_tokens import StaleTokens
 from engine.warehouse.statement_gate import StatementGate
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import UTC, named_zone, require_zone
+from engine.warehouse.unfinished import scratch_directory
 
 _ATTACHES = re.compile(r"ALTER TABLE `([^`]+)`\.`([^`]+)` (?:ATTACH|REPLACE) PART")
 """Statements that add parts that are not in the deduplication log."""
@@ -57,8 +57,8 @@ class EmbeddedWarehouse:
         zone.
         """
         _close_private(self)
-        self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
-        self._directory = Directory(path or self._temporary or Path())
+        self._scratch = ExitStack()
+        self._directory = Directory(path or self._scratch.enter_context(scratch_directory()).path)
         self._database = options.database
         self._reader_settings: dict[str, int | str] = {}
         self._writer_settings: dict[str, int | str] = {}
@@ -208,8 +208,7 @@ class EmbeddedWarehouse:
             self._anchor.close()
             self._anchor = None
         self._directory.release()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._scratch.close()
 
     def _resolve_zone(self, configured: str | None) -> str:
         """Determine the time zone of the directory's data, and configure the engine with it.

@@ -12,11 +12,12 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 BACKUP, VERIFY, RESTORE = ".rookery-backup-", ".rookery-verify-", ".rookery-restore-"
+SCRATCH = ".rookery-scratch-"
 """How the names begin."""
 
 
@@ -47,6 +48,11 @@ def unfinished_directory(directory: Path, prefix: str) -> Iterator[Unfinished]:
             yield unfinished
         finally:
             shutil.rmtree(unfinished.path, ignore_errors=True)
+
+
+def scratch_directory() -> AbstractContextManager[Unfinished]:
+    """A new private directory for temporary files, which is removed at the end. Raises OSError."""
+    return unfinished_directory(Path(tempfile.gettempdir()), SCRATCH)
 
 
 @contextmanager
@@ -92,7 +98,7 @@ def remove_abandoned(directory: Path) -> None:
     """Remove what killed processes left in a directory. What cannot be removed stays."""
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith((BACKUP, VERIFY, RESTORE)):
+            if entry.name.startswith((BACKUP, VERIFY, RESTORE, SCRATCH)):
                 with suppress(OSError):
                     _remove_if_abandoned(Path(entry.path))
 

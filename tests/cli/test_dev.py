@@ -46,7 +46,7 @@ def cli(tmp_path: Path) -> Cli:
 
 def left_behind(cli: Cli) -> list[Path]:
     """What a run has left in the project and in the directory for temporary files."""
-    return [*cli.directory.parent.glob("rookery*"), *cli.directory.glob(".rookery*")]
+    return [*cli.directory.parent.glob("*rookery*"), *cli.directory.glob(".rookery*")]
 
 
 def test_each_save_shows_the_pipes_that_it_affects(cli: Cli) -> None:
@@ -146,7 +146,7 @@ def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: P
         [*REAL, "dev"], cwd=cli.directory, env=cli.seen(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("rookery-dev-*/data/*")):
+    while not list(tmp_path.glob(".rookery-scratch-*/data/*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -334,7 +334,7 @@ def test_replaced_workspaces_are_dropped(cli: Cli) -> None:
         dev.round()
         for n in range(3):
             dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("count() AS", f"{n} + count() AS")})
-        metadata = next(cli.directory.parent.glob("rookery-dev-*/data/metadata"))
+        metadata = next(cli.directory.parent.glob(".rookery-scratch-*/data/metadata"))
         workspaces = {path.name.split("_")[0].removesuffix(".sql") for path in metadata.glob("test*")}
         assert len(workspaces - {"test"}) == 1, workspaces
 
@@ -348,6 +348,18 @@ def test_warnings_are_reported_once(cli: Cli) -> None:
         assert (warning["level"], warning["code"], events[-1]["warnings"]) == ("warning", "RK1018", 1)
         events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
         assert not of(events, "problem") and events[-1]["warnings"] == 1 and events[-1]["errors"] == 0
+
+
+def test_the_next_start_removes_what_a_killed_one_left(cli: Cli) -> None:
+    with developing(cli) as killed:
+        killed.round()
+        killed.end(signal.SIGKILL)
+    (left,) = left_behind(cli)
+    with developing(cli) as dev:
+        dev.round()
+        assert not left.exists() and len(left_behind(cli)) == 1
+        dev.end()
+    assert not left_behind(cli)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])

@@ -46,7 +46,7 @@ def cli(tmp_path: Path) -> Cli:
 def test_passing_tests_leave_nothing_behind(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("test")
     assert outcome.out.count("  ok    ") == 2 and "2 tests passed" in outcome.out
-    assert not (cli.directory / ".rookery").exists() and not list(tmp_path.glob("rookery*"))
+    assert not (cli.directory / ".rookery").exists() and not list(tmp_path.glob("*rookery*"))
     report = cli("test", "--json", "-k", "TENANT 7").json
     checks = [(o["check"], o["placement"]) for o in report["outcomes"]]
     assert checks == [("result", "pooled"), ("result", "tables"), ("isolation", "all")]
@@ -180,10 +180,10 @@ def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: P
     )
     deadline = time.monotonic() + 120
     # The engine has been opened once its directory has files.
-    while not list(tmp_path.glob("rookery-test-*/data/*")):
+    while not list(tmp_path.glob(".rookery-scratch-*/data/*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out, out
-    assert not list(tmp_path.glob("rookery-test-*"))
+    assert not list(tmp_path.glob(".rookery-scratch-*"))
