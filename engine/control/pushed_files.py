@@ -13,7 +13,9 @@ from engine.errors import (
     UNKNOWN_RESOURCE,
     RookeryError,
     did_you_mean,
+    shown,
 )
+from engine.project.files import EXTENSION
 from engine.project.model import Project
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 
@@ -21,7 +23,7 @@ from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 def files_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, DeployedFile]:
     """Files by resource name, from objects `{name, file, text}`.
 
-    Raises RK1005 for an object with other keys, and RK1007 for a repeated name.
+    Raises RK1005 for an object with other keys or with the name of another file, and RK1007 for a repeated name.
     """
     files: dict[str, DeployedFile] = {}
     for body in bodies:
@@ -29,6 +31,11 @@ def files_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, DeployedFile]:
         if not all(isinstance(v, str) for v in values):
             raise RookeryError(BAD_VALUE, "each file must be an object with the keys name, file and text")
         name, path, text = values
+        # A file that is written to this path and pushed again must declare the same resource.
+        if path.rpartition("/")[2] != f"{name}{EXTENSION}":
+            message = f"the file {shown(path)} cannot declare {shown(name)}"
+            hint = "the name of a resource is that of its file, without .yaml"
+            raise RookeryError(BAD_VALUE, message, hint=hint)
         if name in files:
             message = f"`{name}` is declared twice: in {files[name].file} and in {path}"
             raise RookeryError(DUPLICATE_NAME, message, hint="rename one of them")

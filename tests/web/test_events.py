@@ -270,3 +270,12 @@ def test_two_files_with_the_same_name_are_refused(server: Server) -> None:
     body = {"files": files, "dry_run": True}
     error = refused(server.post("/v0/push", server.admin_token, json=body), 400, "RK1007")
     assert "datasources/pair.yaml" in error["error"] and "pipes/pair.yaml" in error["error"]
+
+
+@pytest.mark.parametrize("file", ["datasources/other.yaml", "other/pair", "pair.yaml/", ""])
+@pytest.mark.parametrize("route", ["push", "materialize"])
+def test_a_file_whose_name_is_not_that_of_its_resource_is_refused(server: Server, route: str, file: str) -> None:
+    body: dict[str, object] = {"files": [{"name": "pair", "file": file, "text": "sql: SELECT 1 AS a\n"}]}
+    body |= {"dry_run": True} if route == "push" else {"pipe": "pair", "target": "to"}
+    error = refused(server.post(f"/v0/{route}", server.admin_token, json=body), 400, "RK1005")
+    assert f'"{file}"' in error["error"]
