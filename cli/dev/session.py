@@ -69,6 +69,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
+        # The first signal decides the exit code. A second one, of any kind, ends the wait for the work.
         self.number, self.count = self.number or number, self.count + 1
 
 

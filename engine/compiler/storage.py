@@ -23,6 +23,7 @@ ARRIVAL_COLUMN = "_rk_at"
 BATCH_COLUMN = "_rk_batch"
 """Hidden column with the deduplication token of the insert."""
 
+# MATERIALIZED: an INSERT cannot set these columns, and `*` does not select them.
 HIDDEN_COLUMNS = (
     Column(ARRIVAL_COLUMN, "DateTime", "MATERIALIZED", "now()"),
     Column(BATCH_COLUMN, "LowCardinality(String)", "MATERIALIZED", "getSetting('insert_deduplication_token')"),
@@ -129,6 +130,7 @@ def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, dr
             base,
             columns=tuple(c for c in base.columns if c.name != column),
             sorting_key=_key(tuple(k for k in source.sorting_key if k != column)),
+            # The declared one may contain the column too, and must be a prefix of the sorting key.
             primary_key="",
         )
     kind = next(c.type for c in source.columns if c.name == column)

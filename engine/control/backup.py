@@ -72,6 +72,7 @@ class Backup:
         try:
             self._copy.link()
             paused = _finish(workspace, self._copy)
+            # From here on, the locks are released and appends continue.
             self._copy.prune()
             self.description = _described(workspace, list(self._copy.tables()), paused)
             events.note("backed up", paused_seconds=round(paused, 3))

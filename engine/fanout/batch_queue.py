@@ -82,6 +82,7 @@ class BatchQueue:
         """Forget the batches in flight, which are delivered, and return their stages."""
         with self._changed:
             delivered, self._in_flight = self._in_flight, []
+        # Without the lock, since it calls the database. Their bytes count until their stages are empty.
         _release(delivered)
         with self._changed:
             self._staged_bytes -= sum(b.size for b in delivered)
@@ -91,6 +92,7 @@ class BatchQueue:
         with self._changed:
             batches = (*self._in_flight, *self._queued)
         for batch in batches:
+            # Callers have an answer already if a delivery failed after it.
             if not batch.reach.done():
                 batch.reach.set_result(NOWHERE)
         _release(batches)

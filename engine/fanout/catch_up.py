@@ -39,6 +39,7 @@ class CatchUp:
             group.offset = group.offset.began(log_range)
             self._journal.write_lagging(self._datasource, group.members, group.offset)
         failed = self._nests.insert_range_for(log_range, set(group.members))
+        # Tenants may have been removed during the delivery; then the group may be empty and dropped.
         self._groups.separate(group, {t: why for t, why in failed.items() if t in group.members})
         if not group.members:
             return

@@ -93,6 +93,7 @@ def expired_rows(workspace: Workspace, views: Collection[Name]) -> dict[tuple[st
                 for tenant, rows in recorded.items():
                     in_gap = tenant == gap.tenant if gap.tenant is not None else tenant not in own
                     if in_gap and _concerns(workspace, name, record, tenant) and remaining.get(tenant, 0) < rows:
+                        # Rows of a datasource without a tenant column are recorded for the empty string.
                         key = (name, tenant or None)
                         expired[key] = expired.get(key, 0) + rows - remaining.get(tenant, 0)
         after = min((g.after for g in missing.gaps if g.after is not None), default=None)

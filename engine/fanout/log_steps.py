@@ -67,6 +67,7 @@ def _advance(blocks: Sequence[Block], offset: Offset, uncommitted: set[str]) -> 
             # It is delivered from its stage. Later blocks wait, so that the offset has no gaps.
             break
         if block.batch in pending:
+            # The offset cannot pass a foreign block that has not been delivered.
             if foreign:
                 acked.append(block)
                 continue

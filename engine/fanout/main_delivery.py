@@ -59,6 +59,7 @@ class MainDelivery:
         # A view fills the copy, or the copy no longer exists, so this consumer does not deliver to it.
         self._journal.delete(self._datasource, [t for t in own if copies.get(t, True)])
         self._groups.restore(main, {t for t, view in copies.items() if not view} - own.keys(), lagging)
+        # The delivery of a single batch is not recorded, so any unacknowledged batch may be delivered in part.
         for log_range in [main.log_range] if main.log_range else partly_delivered(landing.blocks(main.at), main):
             self._groups.main.offset = self._groups.main.offset.began(log_range)
             self._deliver(log_range)
@@ -93,6 +94,7 @@ class MainDelivery:
         behind |= failed.keys()
         # Done before the offset is written, so that clients that wait for the rows do not have to wait for the write.
         for batch in batches:
+            # It is done if an earlier attempt has answered the callers and then failed to record the offset.
             if not batch.reach.done():
                 appends = self._nests.appends_with_rows_of(batch, behind) if behind else frozenset()
                 batch.reach.set_result(Reach(frozenset(behind), appends))
@@ -111,6 +113,7 @@ class MainDelivery:
     def _acknowledge(self, log_range: LogRange, failed: Mapping[str, str]) -> None:
         """Move the offset past a range. Tenants whose tables refused it leave the group, and lag behind."""
         main = self._groups.main
+        # A tenant may have been removed during the delivery.
         failed = {t: why for t, why in failed.items() if t in main.members}
         if failed:
             before = main.offset.began(log_range)

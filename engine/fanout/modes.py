@@ -96,6 +96,7 @@ def reconcile_modes(workspace: Workspace, build: Build) -> Snapshot:
             _replace_views(workspace, router, name, views)
         elif router.worker(name) is not None or router.journal.read(name)[0] is not None:
             _replace_worker(workspace, router, build, name, [t for t, v in copies.items() if v is None])
+    # Not before: if anything above fails, the next call must try it again.
     router.applied_modes = modes
     return snapshot
 
@@ -116,6 +117,7 @@ def _replace_worker(workspace: Workspace, router: Router, build: Build, datasour
     """From routed to direct: each new view delivers, as its backfill, what the worker has not delivered."""
     worker = router.open(datasource)
     journal = RegistryJournal(workspace.registry)
+    # The backfills below begin where the main group is, so no tenant may be behind it.
     router.wait_for(tenants)
     for chunk in _chunks(tenants):
         views = []

@@ -83,6 +83,7 @@ class Offset:
         if log_range.upto is None:
             # Blocks before these batches may be outstanding, so the batches are remembered and `at` stays.
             return replace(self, acked=self.acked | set(log_range.batches), log_range=None)
+        # The blocks of the skipped batches are behind the new offset, so these batches need not be remembered.
         return replace(
             self, at=max(self.at, log_range.upto), acked=self.acked - set(log_range.skipped), log_range=None
         )

@@ -163,11 +163,13 @@ class Router:
 
     def close(self) -> None:
         """Stop delivering. The next start resumes from the recorded offsets."""
+        # All are asked before the first one is waited for, so that they end at the same time.
         for worker in self._workers.values():
             worker.close()
         for worker in self._workers.values():
             if worker.is_alive():
                 worker.join(30)
+        # The pool is last, because deliveries that are still running use it.
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

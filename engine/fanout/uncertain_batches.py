@@ -91,6 +91,7 @@ class UncertainBatches:
         for batch, body in self._workspace.registry.read(UNCERTAIN_KIND).items():
             kept = kept_by_batch.pop(batch, None)
             if kept is not None:
+                # Only a batch with a damaged part that was removed has both a record and a copy.
                 kept.removed = True
             since = float(body["since"])
             self._remember(UncertainBatch(body["datasource"], batch, since, body["error"], recorded=True, kept=kept))

@@ -70,7 +70,7 @@ class FanoutWorker(threading.Thread):
         self._journal = journal
         self._wake = threading.Condition()
         """Protects the queue and the groups, and wakes this thread. It is a leaf lock: the database is not called
-        while it is held.
+        while it is held. It is reentrant, so a method that holds it may call others that take it.
         """
         self._queue = BatchQueue(self._wake)
         self._groups = ConsumerGroups(self._wake)

@@ -79,7 +79,9 @@ class Bisection:
         self._limits = limits
         self._failed_tries = 0
         self._unchecked: set[int] = set()
+        """Rows that were not read one by one, because too many tries had failed."""
         self._stopped_at: dict[int, str] = {}
+        """The engine's message for each row at which it stopped instead of skipping it."""
 
     def read(self) -> dict[int, RejectedRow]:
         """Fill the (empty) stage with the rows that can be read. Returns the others by number."""

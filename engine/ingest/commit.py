@@ -83,6 +83,7 @@ class Committer:
         # a kill assumes that only the newest batch can be half-stored without a record.
         with self._commit_lock(name):
             self._uncertain.complete(name)
+            # Damaged parts are only found, and removed, on the embedded engine.
             if self._workspace.warehouse.capabilities.embedded:
                 self._create_kept_table(batch)
             copy = _LandingCopy(self._workspace, name, partial(self._kept_rows, batch))
@@ -119,10 +120,12 @@ class Committer:
             self._uncertain.complete(name)
             table = self._create_kept_table(batch)
             kept = self._kept_rows(batch, self._newest_block(batch))
+            # Until every view has the batch, a failure may leave rows in the table, which the next batch truncates.
             is_empty, self._kept_tables[table] = self._kept_tables[table], False
             try:
                 kept.save(self._workspace, truncate=not is_empty)
             except RookeryError as exc:
+                # Nothing was sent to the datasource yet, so the batch is not uncertain.
                 _raise_for_sender(exc)
                 raise
             try:

@@ -53,10 +53,14 @@ class Gateway:
         # Protects the queues and the counts below. No other lock of rookery's is taken while it is held.
         self._lock = threading.Lock()
         self._queues: dict[str, IngestQueue] = {}
+        """By datasource."""
         self._keyed_appends: dict[Key, Append] = {}
+        """Appends with an idempotency key that wait or are being stored."""
         self._is_closed = False
         self._submitted_batches = 0
+        """Batches that wait for an `ingest` thread."""
         self._active_tasks = 0
+        """Series of batches and searches that are not complete; `close` waits for them."""
         self._idle = threading.Condition(self._lock)
         self._bodies = BodyMemory(workspace.settings.max_waiting)
         self._insert_memory = InsertMemory(workspace.settings.total_insert_memory)

@@ -56,6 +56,7 @@ class Recorder:
         admitted = self._quota.admit(append, batch.rejected)
         is_landing = staged.schema.source.is_landing
         if admitted and append.key and is_landing:
+            # If the process is killed before the receipt is written, the next start removes these rows.
             self._receipts.announce_rejections((staged.datasource, staged.id))
         # A repeated request to a datasource that is not a landing datasource has the same batch.
         if admitted and (is_landing or not quarantine.contains(self._workspace, staged.datasource, staged.id)):

@@ -179,6 +179,7 @@ class _Replay:
                     if self._count(row, future.result()):
                         removable.append(row.id)
                 except RookeryError as exc:
+                    # A fault of the server, or a limit, does not concern the row: the replay can be repeated.
                     if exc.is_server_fault or exc.code.status == 429:
                         failure = failure or exc
                     else:

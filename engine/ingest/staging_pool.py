@@ -50,6 +50,7 @@ class StagingPool:
         self._database = f"{workspace.name}_stage"
         self._free: dict[str, list[Name]] = {}
         self._lock = threading.Lock()
+        # A ClickHouse server still has the stages of the last process.
         self._warehouse.execute(ddl.drop_database(self._database))
         # The database keeps no files: a table definition that a failing disk truncates prevents the engine's start.
         self._warehouse.execute(ddl.create_database(self._database, in_memory=True))

@@ -126,6 +126,7 @@ class BatchWriter:
                 _identity(first, schema),
                 schema,
                 stage.table,
+                # The engine counts the rows of each append when it reads them.
                 slices_of(texts.appends, [0 for _ in appends]),
                 sum(map(len, texts.texts)),
                 may_inspect,
@@ -139,6 +140,7 @@ class BatchWriter:
             if any(s.append.key for s in judged.staged.slices):
                 # A receipt is written before the rows are stored, so their number must be known.
                 judged = self._with_known_count(judged)
+            # A backup contains the bad rows and receipts of a batch only together with its good rows.
             with self._workspace.batch_lock.shared():
                 return self._record_and_commit(judged, stage)
 

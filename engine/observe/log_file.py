@@ -44,6 +44,7 @@ class LogFile:
 
     def _append(self, data: bytes) -> None:
         descriptor = self._open()
+        # An empty file is not rotated, even if the data is larger than a file may be.
         if (size := os.fstat(descriptor).st_size) and size + len(data) > self._max_file_bytes:
             self._rotate()
             descriptor = self._open()
@@ -70,6 +71,7 @@ class LogFile:
         """Move each file to the next number. The oldest one is replaced."""
         self.close()
         names = older_files(self.path)
+        # The oldest ones first, so that no file is overwritten before it has moved.
         for source, target in zip([self.path, *names][-2::-1], names[::-1], strict=True):
             with suppress(FileNotFoundError):
                 source.replace(target)

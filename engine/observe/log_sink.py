@@ -75,6 +75,7 @@ class Sink:
     def flush(self) -> None:
         """Write the lines that wait."""
         with self._writing:
+            # Only those that wait now: others may be added at the same time, faster than they are written.
             records = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if records:
                 self._write([_request_event(record) for record in records])

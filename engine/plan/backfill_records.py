@@ -56,6 +56,7 @@ def record_backfills(
     # Recorded before the caller creates the views. After a crash, the next run finds the record or makes it again.
     journal.record(backfills)
     journal.record_consumed(created, {v.name for v in created if v.log is None and v.source not in nonempty})
+    # Uncertain batches are complete and no insert runs, so all blocks up to now have reached the existing views.
     journal.record_newest_blocks()
     return backfills, deferred
 

@@ -19,6 +19,7 @@ class InsertLock:
         self._shared = 0
         """Shared holders, including those that wait for an upgrade."""
         self._upgrading = 0
+        """Shared holders that wait for an upgrade or hold it."""
         self._waiting = 0
         """Threads that wait to hold the lock exclusively."""
         self._exclusive = False
@@ -28,6 +29,7 @@ class InsertLock:
     @property
     def is_owner(self) -> bool:
         """Whether the calling thread holds the lock exclusively."""
+        # Needs no lock: only this thread sets the field to its own number, and clears it again.
         return self._owner == get_ident()
 
     @contextmanager

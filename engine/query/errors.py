@@ -34,7 +34,29 @@ OWN_CODES = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER, CANC
 """Codes whose messages are written by rookery and so do not quote rows. A second run would not change these
 errors.
 """
-_SEMANTIC = frozenset({10, 20, 42, 43, 44, 46, 47, 52, 53, 60, 63, 179, 184, 206, 207, 215, 352, 386, 403})
+_SEMANTIC = frozenset(
+    {
+        10,  # NOT_FOUND_COLUMN_IN_BLOCK
+        20,  # NUMBER_OF_COLUMNS_DOESNT_MATCH
+        42,  # NUMBER_OF_ARGUMENTS_DOESNT_MATCH
+        43,  # ILLEGAL_TYPE_OF_ARGUMENT
+        44,  # ILLEGAL_COLUMN
+        46,  # UNKNOWN_FUNCTION
+        47,  # UNKNOWN_IDENTIFIER
+        52,  # COLUMN_QUERIED_MORE_THAN_ONCE
+        53,  # TYPE_MISMATCH
+        60,  # UNKNOWN_TABLE
+        63,  # UNKNOWN_AGGREGATE_FUNCTION
+        179,  # MULTIPLE_EXPRESSIONS_FOR_ALIAS
+        184,  # ILLEGAL_AGGREGATION
+        206,  # ALIAS_REQUIRED
+        207,  # AMBIGUOUS_IDENTIFIER
+        215,  # NOT_AN_AGGREGATE
+        352,  # AMBIGUOUS_COLUMN_NAME
+        386,  # NO_COMMON_TYPE
+        403,  # INVALID_JOIN_ON_EXPRESSION
+    }
+)
 """The engine's numbers for SQL that is not valid for the tables, whatever their rows are."""
 
 

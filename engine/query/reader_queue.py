@@ -47,6 +47,7 @@ class ReaderQueue:
                 hint="wait until one has finished",
                 headers=RETRY_HEADERS,
             )
+        # Callers that wait have their whole share; otherwise they would have been given the free reader.
         if not waiting and self._free and self._running.get(caller, 0) < self._share:
             self._admit(caller)
             return

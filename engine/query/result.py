@@ -60,6 +60,7 @@ class QueryResult:
 
     def close(self) -> None:
         """Return the database handle and the query's place in the limits. May be called more than once."""
+        # Taken out first, so that a second call does not count the query as ended twice.
         callback, self._on_close = self._on_close, _do_nothing
         try:
             self._stream.close()

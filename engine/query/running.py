@@ -57,6 +57,7 @@ class RunningQueries:
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel a query in the database, or keep it from starting. May be called more than once."""
+        # First: a query that has not started yet looks at this, and then never starts.
         ticket.cancelled = True
         if ticket.overdue_at is not None:
             self._cancel(ticket.id)

@@ -265,6 +265,7 @@ def restore(source: Path, directory: Path) -> dict[str, Any]:
     with unfinished_directory(directory.parent, RESTORE) as temporary:
         with source.open("rb") as file:
             description = unpack(file, temporary.path)
+        # The files must be on the disk before the directory has its name, even if the power fails in between.
         os.sync()
         # An empty directory is replaced. If anything else has appeared there, this fails.
         temporary.path.rename(directory)

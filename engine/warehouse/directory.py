@@ -61,6 +61,8 @@ def allow_files() -> None:
 def _lock(path: Path) -> int:
     """The descriptor that holds the lock of a directory. Raises DIRECTORY_BUSY if another process holds it."""
     try:
+        # The system releases the lock when the process ends, however it ends. A program that the process starts does
+        # not inherit it.
         lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise _unusable(path, exc) from exc

@@ -118,6 +118,7 @@ class Handle:
 
         `standing` settings only apply to `read_output`.
         """
+        # Mode 2, unlike 1, allows the limits in the SETTINGS clauses of statements.
         self._restriction = (f"USE {quote(database)}", f"SET {settings_list({**settings, 'readonly': 2})}")
         for statement in self._restriction:
             self.command(statement)

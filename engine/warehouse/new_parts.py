@@ -66,6 +66,7 @@ class NewParts:
             path = Path(directory)
             last = self._checks.get(directory)
             try:
+                # Read before the parts are listed: a part that is added later changes it again.
                 changed = path.stat().st_mtime_ns
                 if last is not None and changed == last.changed:
                     continue

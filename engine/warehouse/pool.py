@@ -28,7 +28,8 @@ class Pool(Generic[H]):
         self._timeout = timeout
         self._closed = False
         self._lock = threading.Lock()
-        # None is a slot without a handle, because it was not created yet or was retired.
+        # None is a slot without a handle, because it was not created yet or was retired. The handle that was returned
+        # last is lent first, so a new one is only created if all others are in use.
         self._places: queue.LifoQueue[H | None] = queue.LifoQueue()
         for _ in range(size):
             self._places.put(None)

@@ -86,6 +86,7 @@ class Registry:
     def read_all(self, kinds: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
         """All bodies of several kinds, by kind and name."""
         newest = self.warehouse.query(
+            # Without the file that only makes programs of layout 1 refuse the workspace.
             f"SELECT kind, name, argMax(body, version) AS b, argMax(deleted, version) AS d FROM {self._table} "
             "WHERE kind IN {kinds:Array(String)} AND name != {stop:String} "
             "GROUP BY kind, name HAVING d = 0 ORDER BY kind, name",

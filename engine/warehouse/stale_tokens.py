@@ -105,6 +105,7 @@ class StaleTokens:
             self._attach_all()
             for table in sorted({table for table, _ in self._marked}):
                 parts = {part for of, part in self._marked if of == table}
+                # Done first: if undoing fails, the next check of the parts marks what is still damaged.
                 self._marked -= {(table, part) for part in parts}
                 self._undo(table, parts)
 

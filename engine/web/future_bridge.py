@@ -32,6 +32,7 @@ class FutureBridge:
     def _enqueue(self, done: Future[Any], waiting: asyncio.Future[Any]) -> None:
         """Runs in the thread that completed the future."""
         self._done.append((done, waiting))
+        # Without a lock: two threads that both find it false only wake the loop once too often.
         if not self._wakeup_scheduled:
             self._wakeup_scheduled = True
             self._loop.call_soon_threadsafe(self._deliver)

@@ -72,6 +72,7 @@ def migrate(opening: Opening) -> None:
     }
     if registry.empty():
         zone = first_zone(opening.warehouse, opening.settings)
+        # In one insert: after a kill, the registry is still empty, or it is complete.
         registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
         check_identity(registry, opening.warehouse, opening.settings.workspace)
         return

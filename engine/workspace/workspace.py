@@ -54,6 +54,7 @@ class Workspace:
         """Held during a push, a change to tenants or a repair: one at a time."""
         self.registry = Registry(warehouse, settings.workspace)
         migrate(Opening(warehouse, self.registry, settings))
+        # Only now: the migration has refused a database that runs in another zone than the workspace.
         warehouse.keep_zone()
         self.verifier = Verifier(warehouse)
         self.analyser = Analyser(warehouse, settings.workspace)

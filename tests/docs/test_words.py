@@ -76,7 +76,11 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize(
     "patterns",
-    [("engine/**/*.py", "cli/**/*.py"), ("*.md", "docs/*.md", "examples/**/*.md"), ("tests/**/*.py", "benchmarks/*.py")],
+    [
+        ("engine/**/*.py", "cli/**/*.py"),
+        ("*.md", "docs/*.md", "examples/**/*.md"),
+        ("tests/**/*.py", "benchmarks/*.py"),
+    ],
     ids=["code", "docs", "tests"],
 )
 def test_no_refused_word_is_used(patterns: tuple[str, ...]) -> None:

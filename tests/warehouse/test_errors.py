@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from clickhouse_connect.driver import exceptions
@@ -11,6 +12,8 @@ from urllib3.exceptions import HTTPError
 
 from engine import errors
 from engine.errors import BAD_NAME, Code, Place, RookeryError
+from engine.query import errors as query_errors
+from engine.warehouse import errors as warehouse_errors
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.errors import CODES, EngineError, for_sender, translate
 
@@ -46,6 +49,15 @@ def test_error_numbers_match_the_names_of_the_engine(embedded: EmbeddedWarehouse
     numbers = {name: number for number, name in result.rows if name}
     meant = {numbers[name]: code for code, names in NAMES.items() for name in names.split()}
     assert meant == CODES
+
+
+def test_comments_name_the_numbers_as_the_engine_does(embedded: EmbeddedWarehouse) -> None:
+    known = dict(embedded.query("SELECT number, errorCodeToName(number) FROM numbers(1100)").rows)
+    for module in (warehouse_errors, query_errors):
+        text = Path(module.__file__).read_text(encoding="utf-8")
+        named = re.findall(r"^ +(\d+)(?:: errors\.\w+)?,  # (\w+)$", text, re.MULTILINE)
+        assert len(named) > 15
+        assert {int(n): name for n, name in named} == {int(n): known[int(n)] for n, _ in named}
 
 
 def test_every_engine_error_has_a_rookery_error(embedded: EmbeddedWarehouse) -> None:

@@ -34,6 +34,7 @@ def split_parquet(file: BinaryIO, memory: int, total: int, plan: ParquetPlan = U
     file.seek(0)
     # Read in a separate process, because the library allocates as much memory as the file declares: a hostile file
     # would end this process.
+    # With -P, no module is imported from the current directory.
     command = [sys.executable, "-P", "-c", _RUN, str(_IMPORT_ROOT), str(memory), str(total), plan.as_json()]
     process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
@@ -57,6 +58,7 @@ def _read(stream: IO[bytes], length: int, memory: int) -> bytes:
     """Read exactly `length` bytes. Raises RK5030 if the process ends earlier, because it ran out of memory or
     crashed.
     """
+    # A process that crashes may have written any length, so this one does not allocate whatever it says.
     data = stream.read(length) if length <= memory or length == LENGTH_BYTES else b""
     if len(data) < length:
         raise _out_of_memory(memory)

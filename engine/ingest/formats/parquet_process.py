@@ -44,9 +44,11 @@ def main(memory: int, total: int, plan: ParquetPlan) -> None:
     pa.set_memory_pool(pa.system_memory_pool())
     # The library loads modules at first use. They are loaded now, so that they do not count against the limit.
     pq.write_table(pa.table({"a": pa.array(["a"]).dictionary_encode()}), io.BytesIO())
+    # Without /proc, as on macOS, only the declared and the counted sizes limit what is read.
     with suppress(FileNotFoundError):
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
+    # A crash is expected, and must not leave a file with the process's memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open(0, "rb", closefd=False) as file:
