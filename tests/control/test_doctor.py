@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from engine.schema import Column, Mark, Name, Schema, Table
 from engine.warehouse import ddl
 from engine.workspace.journal import RegistryJournal
 from tests.control.conftest import OWN, Billing, rows
+from tests.support.soak import soak_rounds
 
 WINDOW = "non_replicated_deduplication_window"
 
@@ -33,8 +36,9 @@ def one(billing: Billing, check: str, *, deep: bool = False) -> Finding:
     return finding
 
 
-def assert_healthy(billing: Billing) -> None:
-    assert examination.examine(billing.workspace, deep=True).findings == ()
+def assert_healthy(billing: Billing, *, deep: bool = False) -> None:
+    """Nothing is found. The last test reads all rows, so that none of the others has left a difference behind."""
+    assert examination.examine(billing.workspace, deep=deep).findings == ()
 
 
 @contextmanager
@@ -48,9 +52,19 @@ def broken(billing: Billing, harm: str, remedy: str) -> Iterator[None]:
     assert_healthy(billing)
 
 
-def test_a_healthy_workspace_has_no_findings(billing: Billing) -> None:
+def test_a_healthy_workspace_has_no_findings(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     shallow = examination.examine(billing.workspace)
-    deep = examination.examine(billing.workspace, deep=True)
+    warehouse, sums = billing.workspace.warehouse, Counter[str]()
+    query = warehouse.query
+
+    def counting(sql: str, *more: Any, **named: Any) -> Any:
+        sums[sql] += "groupBitXor" in sql
+        return query(sql, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warehouse, "query", counting)
+        deep = examination.examine(billing.workspace, deep=True)
+    assert set(sums.values()) == {0, 1}, "copies are read once"
     assert shallow.findings == deep.findings == ()
     assert deep.healthy
     assert set(deep.checks) == {*examination.WITHOUT_CHANGES, *examination.AT_ANY_TIME, *examination.DEEP, "drift"}
@@ -133,7 +147,7 @@ def test_a_nest_without_its_constraint_and_with_a_foreign_row(billing: Billing) 
     billing.execute(f"ALTER TABLE {table.sql()} DELETE WHERE tenant_id = 2 SETTINGS mutations_sync = 1")
     assert finding.hint
     billing.execute(finding.hint)
-    assert_healthy(billing)
+    assert_healthy(billing, deep=True)
 
 
 def test_a_different_copy_is_found_by_count_and_by_content(billing: Billing) -> None:
@@ -143,7 +157,7 @@ def test_a_different_copy_is_found_by_count_and_by_content(billing: Billing) -> 
     assert (differing.level, differing.object) == (ERROR, "main_nest_3.clicks")
     assert "differ" in differing.message
     billing.execute(f"ALTER TABLE {table} UPDATE units = units - 1000 WHERE 1 SETTINGS mutations_sync = 1")
-    assert_healthy(billing)
+    assert_healthy(billing, deep=True)
     billing.execute(f"INSERT INTO {table} (tenant_id, event, units) VALUES (3, 'twice', 1)")
     assert "landing has" in one(billing, "copy", deep=True).message
     billing.execute(f"ALTER TABLE {table} DELETE WHERE event = 'twice' SETTINGS mutations_sync = 1")
@@ -152,9 +166,10 @@ def test_a_different_copy_is_found_by_count_and_by_content(billing: Billing) -> 
     assert "not in the source" in derived.message
     target = billing.nest("3", "clicked").sql()
     billing.execute(f"ALTER TABLE {target} DELETE WHERE event = 'twice' SETTINGS mutations_sync = 1")
-    assert_healthy(billing)
+    assert_healthy(billing, deep=True)
 
 
+@pytest.mark.soak
 def test_rows_stored_during_the_examination_are_not_a_difference(billing: Billing) -> None:
     stop = threading.Event()
     sent: list[str] = []
@@ -169,7 +184,7 @@ def test_rows_stored_during_the_examination_are_not_a_difference(billing: Billin
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for _ in range(3):
+        for _ in range(soak_rounds(1)):
             before = len(sent)
             assert examination.examine(billing.workspace, deep=True).findings == ()
             assert len(sent) > before, "no rows came in meanwhile"
@@ -268,7 +283,7 @@ def test_a_tenant_that_cannot_store_its_rows(billing: Billing) -> None:
     billing.execute(f"RENAME TABLE {away} TO {target}")
     fanout_status.retry(billing.workspace)
     router_of(billing.workspace).wait_for(OWN)
-    assert_healthy(billing)
+    assert_healthy(billing, deep=True)
 
 
 @pytest.mark.parametrize(("table", "view"), [("usage_daily", "_rk_usage_pipe"), ("events", "_rk_events")])
@@ -282,7 +297,7 @@ def test_a_suspended_view_is_reported(billing: Billing, table: str, view: str) -
     assert (finding.level, finding.object) == (ERROR, str(billing.nest("2", view)))
     assert not found(billing, "copy", deep=True), "what is known to lack rows is not compared"
     push(billing.workspace, {})
-    assert_healthy(billing)
+    assert_healthy(billing, deep=True)
     billing.assert_exact("events", "usage_daily")
 
 
@@ -337,7 +352,7 @@ def test_detached_parts_are_reported_until_attached(billing: Billing) -> None:
         assert (finding.level, finding.object) == (WARNING, "main_nest_3.clicked")
     billing.execute("OPTIMIZE TABLE main.events FINAL")
     billing.execute("OPTIMIZE TABLE main.events FINAL")
-    assert_healthy(billing)
+    assert_healthy(billing, deep=True)
     (partition,) = billing.row("SELECT partition_id FROM system.parts WHERE database = 'main' AND table = 'events'")
     billing.execute(f"ALTER TABLE main.events DETACH PARTITION ID '{partition}'")
     assert one(billing, "detached-parts").level == ERROR

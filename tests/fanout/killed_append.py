@@ -1,52 +1,73 @@
-"""A process that opens a workspace, appends one batch, and is killed (SIGKILL) at a chosen moment of it.
+"""Processes that open a workspace, append one batch, and are killed (SIGKILL) at a chosen moment of it.
 
-Run as `python -m tests.fanout.killed_append DIRECTORY DATASOURCE KEY BODY MOMENT`. It exits with 0 if the moment did not come.
-A moment is `before CLASS.METHOD` or `after CLASS.METHOD`, or the number of a rename that puts a part into place.
+    with Killing() as killing:
+        assert killing.append(directory, "events", "a key", body, "before Receipts.write")
+
+A moment is `before CLASS.METHOD` or `after CLASS.METHOD`, or the number of a rename that puts a part into place. One
+process, `python -m tests.fanout.killed_append`, imports the program and forks for each append.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.control.recovery import finish
-from engine.errors import RookeryError
-from engine.warehouse.port import Input
-from tests.support.in_process import open_rookery
+from tests.support.forking import ROOT, load_engine_later
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("killing_renames.c")
 CLASSES = {
     "EmbeddedWarehouse": "engine.warehouse.embedded",
     "KeptBatch": "engine.fanout.kept_rows",
     "Receipts": "engine.ingest.idempotency.receipts",
 }
+PATIENCE = 120
+"""Seconds after which an append that hangs ends."""
 
 
-def append_and_die(
-    directory: Path, datasource: str, key: str, body: str, moment: str, environment: Mapping[str, str] | None = None
-) -> bool:
-    """Append in a process that is killed at a moment. Returns whether the moment came."""
-    command = [sys.executable, "-m", "tests.fanout.killed_append", str(directory), datasource, key, body, moment]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}
-    done = subprocess.run(command, cwd=ROOT, env={**inherited, **(environment or {})}, timeout=120)
-    assert done.returncode in (0, -signal.SIGKILL), done.returncode
-    return done.returncode != 0
+class Killing:
+    """The forking process, with further variables of its environment."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fanout.killed_append"],
+            cwd=ROOT,
+            env={**inherited, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Killing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def append(self, directory: Path, datasource: str, key: str, body: str, moment: str) -> bool:
+        """Append in a process that is killed at a moment. Returns whether the moment came."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([str(directory), datasource, key, body, moment]) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        assert code in (0, -signal.SIGKILL), code
+        return code != 0
 
 
 def killing_renames(directory: Path) -> dict[str, str]:
     """The environment of a process that can be killed at a rename."""
     library = directory / "killing_renames.so"
-    if not library.exists():
-        command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(SOURCE), "-ldl"]
-        subprocess.run(command, check=True)
+    command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True)
     return {"LD_PRELOAD": str(library)}
 
 
@@ -76,7 +97,12 @@ def _arm(moment: str, data: Path) -> None:
     setattr(cls, name, dying)
 
 
-def main(directory: str, datasource: str, key: str, body: str, moment: str) -> None:
+def _append(directory: str, datasource: str, key: str, body: str, moment: str) -> None:
+    from engine.control.recovery import finish
+    from engine.errors import RookeryError
+    from engine.warehouse.port import Input
+    from tests.support.in_process import open_rookery
+
     with open_rookery(Path(directory)) as rookery:
         finish(rookery.workspace)
         _arm(moment, Path(directory) / "data")
@@ -87,5 +113,28 @@ def main(directory: str, datasource: str, key: str, body: str, moment: str) -> N
         os._exit(0)
 
 
+def _forked(*arguments: str) -> int:
+    """The exit code of a fork that appends."""
+    child = os.fork()
+    if child == 0:
+        # The codes are written to standard output, and the program's log would be.
+        os.dup2(2, 1)
+        signal.alarm(PATIENCE)
+        try:
+            _append(*arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    load_engine_later()
+    for name in ("engine.web.app", "engine.control.recovery", "tests.support.in_process"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(_forked(*json.loads(line)), flush=True)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,26 +13,39 @@ from engine.control.doctor import examine
 from engine.control.recovery import finish
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.warehouse.port import Input
-from tests.fanout.killed_append import append_and_die, killing_renames
+from tests.fanout.killed_append import Killing, killing_renames
 from tests.fanout.test_uncertain_batches_without_tenants import _files, _rows, _send, _sums
 from tests.support.in_process import open_rookery
+from tests.support.soak import soaking
 
-MAX_RENAMES = 20
-"""More than an INSERT makes."""
+RENAMES = range(1, 20)
+"""More than an INSERT makes: those of the copy, of the parts of three months, and of the views."""
 
 
-@pytest.mark.parametrize(("engine", "key", "step"), [("MergeTree", "id", 2), ("ReplacingMergeTree", "day", 3)])
-def test_views_match_the_datasource_after_a_kill(tmp_path: Path, engine: str, key: str, step: int) -> None:
-    """The kills come before renames of the copy, of the parts of three months, and of those of each view."""
+@pytest.fixture(scope="module")
+def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killing]:
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
+    with Killing(killing_renames(tmp_path_factory.mktemp("renames"))) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "sample"),
+    [("MergeTree", "id", (1, 5, 9, 13)), ("ReplacingMergeTree", "day", (4, 8, 12))],
+    ids=["rows", "replaced rows"],
+)
+def test_views_match_the_datasource_after_a_kill(
+    killing: Killing, tmp_path: Path, engine: str, key: str, sample: Sequence[int]
+) -> None:
+    """The kills come before renames: before all of them in `make soak`, and otherwise before a sample."""
     with open_rookery(tmp_path) as rookery:
         rookery.push(_files(engine, key))
         _send(rookery, _rows())
     sent, killed, partly = 9, 0, 0
-    for when in range(1, MAX_RENAMES, step):
+    for when in RENAMES if soaking() else sample:
         body = "\n".join(map(json.dumps, _rows()))
-        died = append_and_die(tmp_path, "plain", f"key {when}", body, str(when), killing_renames(tmp_path))
+        died = killing.append(tmp_path, "plain", f"key {when}", body, str(when))
         sent += 9
         with open_rookery(tmp_path) as rookery:
             ((before, reached),) = rookery.rows(

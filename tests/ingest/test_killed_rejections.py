@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from engine.compiler import storage
 from engine.ingest.batch import AppendResult
 from engine.warehouse.port import Input
-from tests.fanout.killed_append import append_and_die
+from tests.fanout.killed_append import Killing
 from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 SOURCE = """
@@ -32,11 +33,17 @@ def _send(rookery: Rookery, datasource: str, body: str, key: str | None) -> Appe
     return rookery.gateway.append(datasource, body.encode(), Input.NDJSON, key=key).result(PATIENCE)
 
 
+@pytest.fixture(scope="module")
+def killing() -> Iterator[Killing]:
+    with Killing() as process:
+        yield process
+
+
 @pytest.mark.parametrize("moment", ["before Receipts.write", "after Receipts.write"])
 @pytest.mark.parametrize("body", [BODY, ONLY_BAD], ids=["some bad", "only bad"])
 @pytest.mark.parametrize("datasource", ["events", "plain"])
 def test_a_repeated_request_quarantines_its_rows_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, datasource: str, body: str, moment: str
+    killing: Killing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, datasource: str, body: str, moment: str
 ) -> None:
     # The retry must not depend on the table's memory of tokens, which other requests use up.
     monkeypatch.setattr(storage, "NEST_DEDUP_WINDOW", 1)
@@ -44,7 +51,7 @@ def test_a_repeated_request_quarantines_its_rows_once(
         rookery.push(FILES)
         _send(rookery, datasource, BODY, "earlier")
         _send(rookery, datasource, BODY, None)
-    assert append_and_die(tmp_path, datasource, "a key", body, moment)
+    assert killing.append(tmp_path, datasource, "a key", body, moment)
     bad = body.count('"units": "')
     with open_rookery(tmp_path) as rookery:
         if datasource == "events" and moment.startswith("before"):

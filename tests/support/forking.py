@@ -134,8 +134,13 @@ class _Later(ModuleType):
         return getattr(self, name)
 
 
-def _imported() -> None:
+def load_engine_later() -> None:
+    """Let the program be imported without the engine, so that each fork can load its own."""
     sys.modules["chdb"] = _Later("chdb")
+
+
+def _imported() -> None:
+    load_engine_later()
     for name in ("app", "connection", "embedded_server", "files", "offline_check", "project_files", "upload_source"):
         importlib.import_module(f"cli.{name}")
     import rich.table  # noqa: F401

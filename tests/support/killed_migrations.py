@@ -1,7 +1,9 @@
-"""Migrations that are killed (SIGKILL) at each of their writes in turn, until one run completes.
+"""Migrations that are killed (SIGKILL) at one of their writes after the other, until one run completes.
 
-As a program: `python -m tests.support.killed_migrations DIRECTORY` prints how many runs were killed. Run n is killed
-just before its n-th write, so every write is once the first one that is missing, over what earlier runs left.
+As a program: `python -m tests.support.killed_migrations DIRECTORY` prints how many runs were killed. A run is killed
+just before its n-th write, so that this write is the first one that is missing, over what earlier runs left. In
+`make soak` that is every write; otherwise it is every one of the first `ALL_OF` and every third one of the rest, which
+replace one view after the other.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.soak import soaking
+
 MOST = 200
+ALL_OF = 4
 
 
 def killed_at(directory: Path, write: int) -> bool:
@@ -83,9 +88,10 @@ def _open(directory: Path, write: int) -> None:
 def main() -> None:
     import engine.web.app  # noqa: F401 — imported once, before the forks
 
-    killed = 0
-    while killed_at(Path(sys.argv[1]), killed + 1):
+    killed, write = 0, 1
+    while killed_at(Path(sys.argv[1]), write):
         killed += 1
+        write += 1 if soaking() or write < ALL_OF else 3
         assert killed < MOST, "no run completes"
     sys.stdout.write(f"{killed}\n")
 

@@ -22,8 +22,9 @@ def _errors(server: Server) -> list[dict[str, Any]]:
 def test_the_doctor_names_the_zone_instead_of_differences(tmp_path: Path) -> None:
     home = old.unpacked(tmp_path / "home")
     with running(home, **ELSEWHERE) as server:
-        before = [f for f in _errors(server) if f["check"] not in ("derived", "time-zone")]
-        (finding,) = [f for f in _errors(server) if f["check"] in ("derived", "time-zone")]
+        errors = _errors(server)
+        before = [f for f in errors if f["check"] not in ("derived", "time-zone")]
+        (finding,) = [f for f in errors if f["check"] in ("derived", "time-zone")]
         assert finding["check"] == "time-zone"
         assert f"ROOKERY_TIMEZONE={old.ZONE}" in finding["hint"]
         refused = server.admin("POST", "/v0/doctor", json={})

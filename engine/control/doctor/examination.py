@@ -91,6 +91,7 @@ class Report:
 def examine(workspace: Workspace, *, deep: bool = False, progress: Progress = silent) -> Report:
     """Examine the workspace; `deep` also reads the rows. Errors come before warnings."""
     findings: list[Finding] = []
+    failures: list[Finding] = []
     names: list[str] = []
     total = len(WITHOUT_CHANGES) + 1 + len(AT_ANY_TIME) + (len(DEEP) if deep else 0)
 
@@ -102,12 +103,12 @@ def examine(workspace: Workspace, *, deep: bool = False, progress: Progress = si
         for name, check in checks.items():
             progress(f"check {name}", len(names), total)
             names.append(name)
-            examined = replace(context, progress=partial(report_table, len(names) - 1))
+            examined = replace(context, progress=partial(report_table, len(names) - 1), found=tuple(findings))
             try:
                 findings.extend(check(examined))
             except RookeryError as exc:
                 # A check that fails must not hide the findings of the others.
-                findings.append(error(name, workspace.name, f"this check failed: {exc.message}", _where(exc)))
+                failures.append(error(name, workspace.name, f"this check failed: {exc.message}", _where(exc)))
 
     if workspace.changes.acquire(timeout=CHANGE_TIMEOUT_SECONDS):
         try:
@@ -125,7 +126,7 @@ def examine(workspace: Workspace, *, deep: bool = False, progress: Progress = si
     run(AT_ANY_TIME, context)
     if deep:
         run(DEEP, context)
-    return Report(tuple(names), tuple(sorted(findings, key=lambda f: f.level == WARNING)))
+    return Report(tuple(names), tuple(sorted([*findings, *failures], key=lambda f: f.level == WARNING)))
 
 
 def _where(exc: RookeryError) -> str | None:

@@ -56,6 +56,8 @@ class Context:
     """What the deployed files declare."""
     progress: Progress = silent
     """Reports the table that a check examines."""
+    found: tuple[Finding, ...] = ()
+    """What the checks before this one have found."""
 
     def landings(self) -> Iterator[tuple[Relation, Table]]:
         """Landing datasources with their live tables."""
