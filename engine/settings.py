@@ -132,7 +132,7 @@ class Settings(BaseModel):
     min_free: int | None = Field(
         None,
         ge=0,
-        description="Free disk space below which rows are refused, in bytes; by default 5 % of the disk, but at most "
+        description="Free disk space below which rows are refused, in bytes; by default 5% of the disk, but at most "
         "256 MiB.",
     )
     wait_seconds: float = Field(

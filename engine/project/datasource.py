@@ -145,7 +145,7 @@ class Shared(Located):
 class DatasourceToken(Located):
     """A static token for a datasource, created when the file is pushed."""
 
-    name: TokenName = Field(description="Name of the token; the same name may get scopes from several files.")
+    name: TokenName = Field(description="Name of the token; several files may give scopes to the same token.")
     scope: Literal["READ", "APPEND"] = Field(description="READ for queries, APPEND for sending events.")
 
 

@@ -29,7 +29,7 @@ from engine.project.source import YamlList, YamlMapping, YamlText
 class PipeToken(Located):
     """A static token for an endpoint, created when the file is pushed."""
 
-    name: TokenName = Field(description="Name of the token; the same name may get scopes from several files.")
+    name: TokenName = Field(description="Name of the token; several files may give scopes to the same token.")
     scope: Literal["READ"] = Field(description="READ, to call the endpoint.")
 
 

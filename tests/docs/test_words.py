@@ -52,6 +52,7 @@ IDIOMS = {
     r"\bchanges? of (?:views?|tenants?|tables?)\b": "`change to`",
     r"\bis no part\b|\bare no part\b": "`is not part`",
     r"\bsingly\b": "`one by one`, `a single …`",
+    r"\d %(?: (?:of|more|less|faster|slower)\b|[,;.)]| \|)": "`5%`",
 }
 PATTERN = re.compile("|".join(f"(?:{pattern})" for pattern in IDIOMS), re.IGNORECASE)
 SKIPPED = ("tests/docs/test_words.py", "CHANGELOG.md")
