@@ -43,10 +43,11 @@ def print_file(outcomes: Sequence[Outcome]) -> None:
 def _by_test(outcomes: Sequence[Outcome]) -> Iterable[list[Outcome]]:
     """The outcomes of each test, in the order of the file."""
 
-    def line(outcome: Outcome) -> int:
-        return outcome.place.line or 0
+    def position(outcome: Outcome) -> tuple[int, int]:
+        # Several tests may be on one line.
+        return outcome.place.line or 0, outcome.place.column or 0
 
-    for _, same_test in groupby(sorted(outcomes, key=line), line):
+    for _, same_test in groupby(sorted(outcomes, key=position), position):
         yield list(same_test)
 
 

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,12 +116,15 @@ def developing(cli: Cli, *arguments: str, **environment: str) -> Iterator[Dev]:
                 os.close(dev.stdout)
 
 
-def terminal(cli: Cli, *arguments: str, until: str, columns: int = 80) -> str:
-    """What a command prints on a terminal until a text; then Ctrl-C ends it."""
+def terminal(cli: Cli, *arguments: str, steps: Mapping[str, Callable[[], None] | None], columns: int = 80) -> str:
+    """What a command prints on a terminal.
+
+    When it has printed the text of a step, the step's function is called; without one, Ctrl-C ends the command.
+    """
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     seen = {k: v for k, v in cli.seen().items() if k != "COLUMNS"}
-    printed = b""
+    printed, expected = b"", list(steps.items())
     with subprocess.Popen(
         [*REAL, *arguments], cwd=cli.directory, env=seen, stdin=slave, stdout=slave, stderr=slave
     ) as process:
@@ -130,8 +133,12 @@ def terminal(cli: Cli, *arguments: str, until: str, columns: int = 80) -> str:
         with suppress(OSError):
             while part := os.read(master, 65536):
                 printed += part
-                if until.encode() in printed:
-                    process.send_signal(signal.SIGINT)
+                if expected and expected[0][0].encode() in printed:
+                    _, call = expected.pop(0)
+                    if call is None:
+                        process.send_signal(signal.SIGINT)
+                    else:
+                        call()
         os.close(master)
     assert process.returncode == 130, printed.decode(errors="replace")
     return _STYLES.sub("", printed.decode(errors="replace")).replace("\r\n", "\n")

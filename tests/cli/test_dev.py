@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.billing import ENDPOINT, EVENTS, FILES, USAGE_PIPE
 from tests.cli.commands import REAL, Cli
-from tests.cli.dev_process import developing, of, pipes, terminal
+from tests.cli.dev_process import Dev, developing, of, pipes, terminal
 from tests.support.soak import soak_rounds
 
 pytestmark = pytest.mark.feature
@@ -42,6 +42,12 @@ def cli(tmp_path: Path) -> Cli:
     cli = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
     cli.write({**FILES, "tests/usage.yaml": TESTS})
     return cli
+
+
+def assert_ended(dev: Dev, number: signal.Signals) -> None:
+    """Send a signal. It leaves nothing behind."""
+    assert "Traceback" not in dev.end(number)
+    assert dev.process.returncode == 128 + number and not left_behind(dev.cli)
 
 
 def left_behind(cli: Cli) -> list[Path]:
@@ -111,6 +117,7 @@ def test_a_broken_file_keeps_the_last_good_state(cli: Cli) -> None:
         assert len(of(events, "problem")) == 1
         events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
         assert events[-1]["state"] == "current" and pipes(events)["usage"]["data"] == [CALLS, EXPORTS]
+        assert_ended(dev, signal.SIGTERM)
 
 
 def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
@@ -139,6 +146,7 @@ def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
         assert pipes(events)["usage"]["data"] == [CALLS, EXPORTS]
         events = dev.write({"rows.ndjson": rows.replace("export", "call")})
         assert pipes(events)["usage"]["rows"] == 1
+        assert_ended(dev, signal.SIGHUP)
 
 
 def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: Path) -> None:
@@ -179,16 +187,6 @@ def test_sample_rows_of_a_file(cli: Cli) -> None:
         assert of(events, "problem")[0]["code"] == "RK1008" and events[-1]["state"] == "kept"
 
 
-def test_a_tenant_sees_its_own_rows(cli: Cli) -> None:
-    with developing(cli, "--tenant", "7") as dev:
-        results = pipes(dev.round())
-        assert results["usage"]["data"] == [CALLS] and results["usage_pipe"]["rows"] == 1
-        assert results["usage"]["tenant"] == "7"
-    with developing(cli, "--tenant", "seven") as dev:
-        events = dev.round()
-        assert of(events, "problem")[0]["code"] == "RK3005" and events[-1]["state"] == "none"
-
-
 def test_placements_and_relative_times(cli: Cli) -> None:
     """Tenants with tables of their own; and rows with relative times do not count as changed at each save."""
     rows = TESTS.replace("event: call, units: 2", "timestamp: $now-1h, event: call, units: 2")
@@ -208,27 +206,20 @@ parameters: [{name: of_tenant, type: UInt32, tenant_key: true}]
 """
 
 
-@pytest.mark.parametrize("tenant", ["7", None])
-def test_a_parameter_that_selects_the_tenant(cli: Cli, tenant: str | None) -> None:
+def test_a_tenant_sees_its_own_rows(cli: Cli) -> None:
     cli.write({"endpoints/mine.yaml": OF_A_TENANT})
-    with developing(cli, *(["--tenant", tenant] if tenant else [])) as dev:
+    with developing(cli, "--tenant", "7") as dev:
+        results = pipes(dev.round())
+        assert results["usage"]["data"] == [CALLS] and results["usage_pipe"]["rows"] == 1
+        assert results["usage"]["tenant"] == "7" and results["mine"]["rows"] == 2
+    with developing(cli, "--tenant", "seven") as dev:
         events = dev.round()
-        if tenant:
-            assert pipes(events)["mine"]["rows"] == 2
-        else:
-            assert "--tenant" in of(events, "problem")[0]["hint"]
+        assert of(events, "problem")[0]["code"] == "RK3005" and events[-1]["state"] == "none"
 
 
 @pytest.mark.parametrize("option", ["events", "events=", "=rows.ndjson", ".rookery/data"])
 def test_an_option_without_a_datasource_is_refused(cli: Cli, option: str) -> None:
     assert "RK7002" in cli("dev", "--data", option, code=2).err
-
-
-def test_a_data_directory_is_not_used(cli: Cli) -> None:
-    with developing(cli, ROOKERY_DATA="/nonexistent/data", ROOKERY_URL="http://127.0.0.1:1") as dev:
-        assert dev.round()[-1]["state"] == "current"
-    assert not left_behind(cli)
-    assert "RK7004" in Cli(cli.directory.parent, cli.environment)("dev", code=1).err
 
 
 PARAMETERS = """
@@ -240,9 +231,12 @@ sql: |
 
 
 def test_parameters_have_their_examples(cli: Cli) -> None:
-    cli.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "1")})
+    cli.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "1"), "endpoints/mine.yaml": OF_A_TENANT})
     with developing(cli) as dev:
-        chosen = pipes(dev.round())["chosen"]
+        events = dev.round()
+        (problem,) = of(events, "problem")
+        assert problem["file"] == "endpoints/mine.yaml" and "--tenant" in problem["hint"]
+        chosen = pipes(events)["chosen"]
         assert chosen["data"] == [{"event": "export"}] and chosen["parameters"] == {"event": "export"}
         events = dev.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "required=True")})
         (problem,) = of(events, "problem")
@@ -265,7 +259,7 @@ STANDARD = "sql: SELECT event, units FROM events\ntype: standard\n"
 FAILING = "sql: |\n  SELECT\n    throwIf(units > 4, 'too many') AS failed\n  FROM parts\n"
 
 
-def test_every_kind_of_pipe(cli: Cli) -> None:
+def test_every_kind_of_pipe_without_the_projects_data_and_server(cli: Cli) -> None:
     # Two files, whose rows are two parts of the targets.
     halves = [
         FIXTURES.replace("call, units: 3", "call, units: 2"),
@@ -275,7 +269,7 @@ def test_every_kind_of_pipe(cli: Cli) -> None:
     (cli.directory / "tests/usage.yaml").unlink()
     cli.write({"datasources/states.yaml": STATES, "pipes/states_pipe.yaml": STATES_PIPE})
     cli.write({"pipes/parts.yaml": STANDARD, "endpoints/failing.yaml": FAILING})
-    with developing(cli) as dev:
+    with developing(cli, ROOKERY_DATA="/nonexistent/data", ROOKERY_URL="http://127.0.0.1:1") as dev:
         events = dev.round()
         results = pipes(events)
         states = {row["event"]: row["units"] for row in results["states_pipe"]["data"]}
@@ -287,6 +281,11 @@ def test_every_kind_of_pipe(cli: Cli) -> None:
         assert events[-1]["state"] == "current"
         events = dev.write({"pipes/parts.yaml": STANDARD.replace("units FROM", "1 AS units FROM")})
         assert set(pipes(events)) == {"parts", "failing"} and events[-1]["errors"] == 0
+    assert not left_behind(cli)
+
+
+def test_a_directory_without_a_project_is_refused(cli: Cli) -> None:
+    assert "RK7004" in Cli(cli.directory.parent, cli.environment)("dev", code=1).err
 
 
 def test_a_project_that_begins_broken_and_grows(cli: Cli) -> None:
@@ -314,6 +313,10 @@ def test_the_tests_of_what_changed_are_run(cli: Cli) -> None:
     other = "tests:\n  - {name: a query, sql: SELECT 1 AS one, expect: [{one: 1}]}\n"
     kinds = "  - {name: kinds, endpoint: kinds_seen, expect: []}\n"
     cli.write({"tests/other.yaml": other + kinds, "endpoints/kinds_seen.yaml": "sql: SELECT event FROM kinds\n"})
+    usage = "tenants: {7: pooled, 8: pooled}\n" + TESTS.replace(
+        "tenant: 7\n    expect", "tenant: 7\n    isolated: false\n    expect"
+    )
+    cli.write({"tests/usage.yaml": usage})
     with developing(cli, "--test") as dev:
         events = dev.round()
         assert {e["name"] for e in of(events, "test")} == {"usage of tenant 7", "a query", "kinds"}
@@ -323,23 +326,24 @@ def test_the_tests_of_what_changed_are_run(cli: Cli) -> None:
         assert events[-1]["failed_tests"] == 1 and events[-1]["state"] == "current"
         failed = next(e for e in of(events, "test") if not e["passed"])
         assert failed["file"] == "tests/usage.yaml" and failed["line"]
-        events = dev.write({"tests/usage.yaml": TESTS.replace("units: 5", "units: 6")})
+        events = dev.write({"tests/usage.yaml": usage.replace("units: 5", "units: 6")})
         assert {e["name"] for e in of(events, "test")} == {"usage of tenant 7"} and not events[-1]["failed_tests"]
-        events = dev.write({"tests/usage.yaml": TESTS.replace("endpoint: usage", "endpoint: usagee")})
+        # The rows are the same, so only the tests had workspaces of their own.
+        assert workspaces(cli) == {"test1"}
+        # Other rows need a new workspace, which replaces the old one.
+        dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("count() AS", "1 + count() AS")})
+        assert len(workspaces(cli)) == 1 and workspaces(cli) != {"test1"}
+        events = dev.write({"tests/usage.yaml": usage.replace("endpoint: usage", "endpoint: usagee")})
         assert of(events, "problem")[0]["code"] == "RK1010" and of(events, "problem")[0]["line"]
 
 
-def test_replaced_workspaces_are_dropped(cli: Cli) -> None:
-    with developing(cli, "--test") as dev:
-        dev.round()
-        for n in range(3):
-            dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("count() AS", f"{n} + count() AS")})
-        metadata = next(cli.directory.parent.glob(".rookery-scratch-*/data/metadata"))
-        workspaces = {path.name.split("_")[0].removesuffix(".sql") for path in metadata.glob("test*")}
-        assert len(workspaces - {"test"}) == 1, workspaces
+def workspaces(cli: Cli) -> set[str]:
+    """The workspaces whose databases a session has."""
+    metadata = next(cli.directory.parent.glob(".rookery-scratch-*/data/metadata"))
+    return {path.name.split("_")[0].removesuffix(".sql") for path in metadata.glob("test*")} - {"test"}
 
 
-def test_warnings_are_reported_once(cli: Cli) -> None:
+def test_warnings_are_reported_once_and_a_closed_pipe_ends_it(cli: Cli) -> None:
     cli.write({"pipes/notes.yml": "sql: SELECT 1 AS one\n", "elsewhere.yaml": "columns: []\n"})
     (cli.directory / "pipes/notes.yml").unlink()
     with developing(cli) as dev:
@@ -348,6 +352,10 @@ def test_warnings_are_reported_once(cli: Cli) -> None:
         assert (warning["level"], warning["code"], events[-1]["warnings"]) == ("warning", "RK1018", 1)
         events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
         assert not of(events, "problem") and events[-1]["warnings"] == 1 and events[-1]["errors"] == 0
+        dev.close()
+        dev.replace("endpoints/usage.yaml", ENDPOINT)
+        assert dev.process.wait(120) == 128 + signal.SIGPIPE
+        assert dev.stderr.read_text() == "" and not left_behind(cli)
 
 
 def test_the_next_start_removes_what_a_killed_one_left(cli: Cli) -> None:
@@ -362,14 +370,6 @@ def test_the_next_start_removes_what_a_killed_one_left(cli: Cli) -> None:
     assert not left_behind(cli)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
-def test_other_signals_leave_nothing_behind(cli: Cli, number: signal.Signals) -> None:
-    with developing(cli) as dev:
-        dev.round()
-        assert "Traceback" not in dev.end(number)
-        assert dev.process.returncode == 128 + number and not left_behind(cli)
-
-
 def test_a_second_signal_does_not_wait_for_a_query(cli: Cli) -> None:
     slow = "sql: SELECT count() AS n FROM events AS a, numbers(100000000) AS b, numbers(100000) AS c WHERE NOT b.number = c.number\n"
     cli.write({"endpoints/slow.yaml": slow})
@@ -381,22 +381,10 @@ def test_a_second_signal_does_not_wait_for_a_query(cli: Cli) -> None:
         assert dev.process.returncode == 130 and not left_behind(cli)
 
 
-def test_a_closed_pipe_ends_it(cli: Cli) -> None:
-    with developing(cli) as dev:
-        dev.round()
-        dev.close()
-        dev.replace("endpoints/usage.yaml", ENDPOINT + "\n")
-        assert dev.process.wait(120) == 128 + signal.SIGPIPE
-        assert dev.stderr.read_text() == "" and not left_behind(cli)
-
-
-ROUNDS = soak_rounds(2)
-
-
-@pytest.mark.soak
+@pytest.mark.soak_only
 def test_an_interrupt_at_any_moment(cli: Cli, tmp_path: Path) -> None:
     chance = random.Random("dev")
-    for _ in range(ROUNDS):
+    for _ in range(soak_rounds(2)):
         process = subprocess.Popen(
             [*REAL, "dev", "--test"], cwd=cli.directory, env=cli.seen(), stdout=-1, stderr=-1, text=True
         )
@@ -411,9 +399,11 @@ def test_text_fits_eighty_columns(cli: Cli) -> None:
     wide = ", ".join(f"{n} AS column_{n}" for n in range(20))
     long = f"sql: SELECT 'some words of a long text that wraps ' || repeat('and more ', 30) AS text, {wide} FROM events\n"
     cli.write({"endpoints/long.yaml": long, "endpoints/wrong.yaml": "sql: SELECT nothing_of_this_name FROM events\n"})
-    text = terminal(cli, "dev", "--test", until="nothing works yet")
-    (cli.directory / "endpoints/wrong.yaml").unlink()
-    text += terminal(cli, "dev", "--test", until="up to date")
+    cli.write(
+        {"tests/usage.yaml": TESTS.replace("tenant: 7\n    expect", "tenant: 7\n    isolated: false\n    expect")}
+    )
+    wrong = cli.directory / "endpoints/wrong.yaml"
+    text = terminal(cli, "dev", "--test", steps={"nothing works yet": wrong.unlink, "up to date": None})
     assert "nothing_of_this_name" in text and "not shown: column_" in text and "usage of tenant 7" in text
     too_long = [line for line in text.splitlines() if len(line) > 80]
     assert not too_long

@@ -43,36 +43,38 @@ def cli(tmp_path: Path) -> Cli:
     return cli
 
 
-def test_passing_tests_leave_nothing_behind(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli("test")
+def test_passing_tests_leave_nothing_behind_and_use_neither_the_server_nor_the_data(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("test", ROOKERY_URL="http://127.0.0.1:1", ROOKERY_TOKEN="none")
     assert outcome.out.count("  ok    ") == 2 and "2 tests passed" in outcome.out
     assert not (cli.directory / ".rookery").exists() and not list(tmp_path.glob("*rookery*"))
-    report = cli("test", "--json", "-k", "TENANT 7").json
+    clickhouse = {"ROOKERY_CLICKHOUSE_URL": "http://127.0.0.1:1", "ROOKERY_DATA": "/nonexistent/data"}
+    report = cli("test", "--json", "-k", "TENANT 7", **clickhouse).json
     checks = [(o["check"], o["placement"]) for o in report["outcomes"]]
     assert checks == [("result", "pooled"), ("result", "tables"), ("isolation", "all")]
     assert report["passed"] and report["tests"] == 1 and report["failed"] == 0
 
 
-def test_neither_the_server_nor_the_data_of_the_project_are_used(cli: Cli) -> None:
-    assert "2 tests passed" in cli("test", ROOKERY_URL="http://127.0.0.1:1", ROOKERY_TOKEN="none").out
-    clickhouse = {"ROOKERY_CLICKHOUSE_URL": "http://127.0.0.1:1", "ROOKERY_DATA": "/nonexistent/data"}
-    assert "2 tests passed" in cli("test", **clickhouse).out
+UNKNOWN_PARAMETER = """
+  - {name: a parameter that the endpoint does not have, endpoint: usage, tenant: 7, params: {sinse: 3}, expect: []}
+"""
 
 
 def test_a_wrong_result_is_shown_as_a_diff(cli: Cli) -> None:
     wrong = PASSING.replace("units: 5", "units: 6").replace("18446744073709551615}]", "18446744073709551614}]")
-    cli.write({"tests/usage.yaml": FIXTURES + wrong})
-    outcome = cli("test", "--junit", "out/report.xml", code=1)
-    assert "2 of 2 tests failed" in outcome.out and "usage of tenant 7" in outcome.out
+    cli.write({"tests/usage.yaml": FIXTURES + wrong + UNKNOWN_PARAMETER})
+    outcome = cli("test", "--junit", "out/report.xml", code=1, COLUMNS="80")
+    assert "3 of 3 tests failed" in outcome.out and "usage of tenant 7" in outcome.out
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["-", "call", "2", "6"] in lines and ["+", "call", "2", "5"] in lines
     assert ["+", "export", "1", "18446744073709551615"] in lines
     assert "tests/usage.yaml:9: endpoint usage as tenant 7, placement pooled and tables" in " ".join(
         outcome.out.split()
     )
-    assert max(map(len, cli("test", code=1, COLUMNS="80").out.splitlines())) <= 80
+    # It would pass without the parameter, and show nothing about the one that was meant.
+    assert "RK4029" in outcome.out and "sinse" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 80
     suite = ElementTree.parse(cli.directory / "out/report.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("6", "4")
+    assert (suite.get("tests"), suite.get("failures")) == ("9", "6")
     assert {c.get("classname") for c in suite.iter("testcase")} == {"tests.usage"}
     assert "+ call" in (suite.find(".//failure").text or "")  # type: ignore[union-attr]
 
@@ -82,36 +84,39 @@ nodes:
   - name: kinds_seen
     sql: SELECT event, sum(units) AS units FROM kinds GROUP BY event ORDER BY event
 """
-SHARED_TEST = """
+SHARED_TESTS = """
 tests:
   - name: all kinds of events
     endpoint: all_kinds
     tenant: 7
     columns: [event]
     expect: [{event: call}, {event: export}]
+  - name: shared on purpose
+    endpoint: all_kinds
+    tenant: 7
+    columns: [event]
+    expect: [{event: call}, {event: export}]
+    isolated: false
+  - {name: only tenant 7 has it, endpoint: seen_call, tenant: 7, expect: [{seen: 1}]}
+  - {name: only tenant 8 has it, endpoint: seen_export, tenant: 8, expect: [{seen: 1}]}
 """
 
 
 def test_a_result_with_other_tenants_rows_is_found(cli: Cli) -> None:
-    cli.write({"pipes/all_kinds.yaml": LEAKY, "tests/usage.yaml": FIXTURES + SHARED_TEST})
+    seen = "sql: SELECT sum(units) > 0 AS seen FROM kinds WHERE event = '{}'\n"
+    cli.write({f"pipes/seen_{event}.yaml": seen.format(event) for event in ("call", "export")})
+    cli.write({"pipes/all_kinds.yaml": LEAKY, "tests/usage.yaml": FIXTURES + SHARED_TESTS})
     report = cli("test", "--json", code=1).json
-    failed = [o for o in report["outcomes"] if not o["passed"]]
-    assert [(o["check"], o["tenant"]) for o in failed] == [("isolation", "7")]
-    assert {r["row"]["event"] for r in failed[0]["failure"]["rows"]} == {"export"}
-    assert "depends on other tenants' rows" in failed[0]["failure"]["message"]
-    cli.write({"tests/usage.yaml": FIXTURES + SHARED_TEST + "    isolated: false\n"})
-    assert cli("test", "--json").json["passed"]
-
-
-@pytest.mark.parametrize("seen", ["call", "export"])
-def test_a_leak_in_one_direction_is_found(cli: Cli, seen: str) -> None:
-    """Only one tenant's rows have this event, and only the other tenant has no test."""
-    other = "8" if seen == "call" else "7"
-    sql = f"sql: SELECT sum(units) > 0 AS seen FROM kinds WHERE event = '{seen}'\n"
-    test = f"tests:\n  - {{name: a, endpoint: seen, tenant: {15 - int(other)}, expect: [{{seen: 1}}]}}\n"
-    cli.write({"pipes/seen.yaml": sql, "tests/usage.yaml": FIXTURES + test})
-    failed = [o for o in cli("test", "--json", code=1).json["outcomes"] if not o["passed"]]
-    assert [(o["check"], o["tenant"]) for o in failed] == [("isolation", other)]
+    failed = {o["name"]: o for o in report["outcomes"] if not o["passed"]}
+    # An event of only one tenant's rows is a leak for the other one, which has no test of that endpoint.
+    assert {(name, o["check"], o["tenant"]) for name, o in failed.items()} == {
+        ("all kinds of events", "isolation", "7"),
+        ("only tenant 7 has it", "isolation", "8"),
+        ("only tenant 8 has it", "isolation", "7"),
+    }
+    failure = failed["all kinds of events"]["failure"]
+    assert {r["row"]["event"] for r in failure["rows"]} == {"export"}
+    assert "depends on other tenants' rows" in failure["message"]
 
 
 def test_a_row_that_cannot_be_stored_is_an_error_with_its_line(cli: Cli) -> None:
@@ -125,16 +130,15 @@ def test_a_row_that_cannot_be_stored_is_an_error_with_its_line(cli: Cli) -> None
 
 
 def test_update_writes_the_expected_file(cli: Cli) -> None:
-    test = "tests:\n  - {name: a, endpoint: usage, tenant: 7, expect_file: expected/usage.FORMAT}\n"
-    for format, text in (
-        ("ndjson", '{"event": "call", "events": 2, "units": 5}\n'),
-        ("csv", "event,events,units\ncall,2,5\n"),
-    ):
-        cli.write({"tests/usage.yaml": FIXTURES + test.replace("FORMAT", format)})
-        assert "--update" in cli("test", code=1).out
-        assert "updated" in cli("test", "--update").out
+    texts = {"ndjson": '{"event": "call", "events": 2, "units": 5}\n', "csv": "event,events,units\ncall,2,5\n"}
+    tests = [f"{{name: {f}, endpoint: usage, tenant: 7, expect_file: expected/usage.{f}}}" for f in texts]
+    cli.write({"tests/usage.yaml": f"{FIXTURES}tests: [{', '.join(tests)}]\n"})
+    failed = cli("test", code=1).out
+    assert failed.count("--update") == 2 and "2 of 2 tests failed" in failed
+    assert cli("test", "--update").out.count("updated") == 2
+    for format, text in texts.items():
         assert (cli.directory / f"tests/expected/usage.{format}").read_text() == text
-        assert cli("test", "--update").out.count("  ok    ") == 1
+    assert cli("test", "--update").out.count("  ok    ") == 2
 
 
 @pytest.mark.parametrize(
@@ -153,13 +157,6 @@ def test_mistakes_in_a_file_are_reported_with_their_place(cli: Cli, test: str, w
     cli.write({"tests/usage.yaml": f"tests:\n  - {test}\n"})
     outcome = cli("test", code=1)
     assert "tests/usage.yaml:2:" in outcome.err and all(word in outcome.err for word in words), outcome.err
-
-
-def test_a_parameter_that_the_endpoint_does_not_have_fails_the_test(cli: Cli) -> None:
-    """The test would pass without it, and show nothing about the parameter that was meant."""
-    cli.write({"tests/usage.yaml": FIXTURES + PASSING.replace("tenant: 8\n", "tenant: 8\n    params: {sinse: 3}\n")})
-    outcome = cli("test", code=1)
-    assert "RK4029" in outcome.out and "sinse" in outcome.out and "1 of 2 tests failed" in outcome.out
 
 
 def test_no_tests_is_an_error(cli: Cli) -> None:
