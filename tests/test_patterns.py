@@ -205,7 +205,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/dedup_log_repair.py:_RECORD": [("1\t", "a_1", ""), ("1\ta", "_1", "")],
     "cli/access.py:_DURATION": [("", "1", "x")],
     "engine/warehouse/parts.py:_COUNT": [],  # files that the engine wrote
-    "engine/warehouse/damaged_merges.py:_NAME": [],  # names of files
+    "engine/warehouse/part_names.py:_NAME": [],  # names of files
     "engine/warehouse/new_parts.py:_BROKEN": [],  # names of directories
     "engine/warehouse/errors.py:_OF_A_PART": [
         ("", "While reading or decompressing ", ""), ("While reading or decompressing ", "a", ""),

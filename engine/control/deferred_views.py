@@ -65,12 +65,12 @@ class Deferred:
         with workspace.changes:
             # Read again with the lock held, because a push may have changed the records since the thread's last
             # check.
-            notes = workspace.registry.read(DEFERRED_KIND)
+            records = workspace.registry.read(DEFERRED_KIND)
             lagging = self._lagging_tenants()
             snapshot = workspace.refresh()
             ready = {t for t, row in snapshot.tenants.items() if row.placement == "tables"} - lagging
-            due = {view for view, note in notes.items() if note["tenant"] not in lagging}
-            plan = plan_for_tenants(workspace, sorted({notes[view]["tenant"] for view in due} & ready))
+            due = {view for view, record in records.items() if record["tenant"] not in lagging}
+            plan = plan_for_tenants(workspace, sorted({records[view]["tenant"] for view in due} & ready))
             dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
             steps = [
                 s

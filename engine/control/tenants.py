@@ -145,7 +145,7 @@ def _provision(workspace: Workspace, tenants: Sequence[TenantRecord], progress: 
 
 def _create_deferred_views(workspace: Workspace, tenants: Sequence[str]) -> None:
     """Create views that an earlier, interrupted addition of the tenants has deferred until they had all rows."""
-    if any(note["tenant"] in tenants for note in workspace.registry.read(DEFERRED_KIND).values()):
+    if any(record["tenant"] in tenants for record in workspace.registry.read(DEFERRED_KIND).values()):
         deferred_of(workspace).create_ready()
 
 

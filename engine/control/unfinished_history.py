@@ -56,7 +56,7 @@ def _log_failure(item: Backfill, exc: RookeryError) -> None:
     log.error("history waits", view=item.view, tenant=item.tenant, error=exc)
 
 
-def _classify(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:
+def _classify(workspace: Workspace, outstanding: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:
     """Split records into those to deliver and those that are void.
 
     A record in neither list waits until its suspended view is created again. A record is void if its tenant has left
@@ -72,18 +72,18 @@ def _classify(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfil
     pool = workspace.warehouse.query(f"SELECT id FROM {Name(workspace.name, storage.POOL_TABLE).sql()}")
     pooled = {row[0] for row in pool.rows}
     deliverable, void = list[Backfill](), list[Backfill]()
-    for note in notes:
-        mark = marks.get(note.view)
+    for item in outstanding:
+        mark = marks.get(item.view)
         narrowed = mark is not None and bool(mark.excluded_tenants)
-        if (_is_for_pooled_tenant(workspace, note) and note.tenant not in pooled) or (note.whole and narrowed):
-            void.append(note)
-        elif note.view in marks:
-            deliverable.append(note)
-        elif note.whole or note.view not in suspended:
-            void.append(note)
+        if (_is_for_pooled_tenant(workspace, item) and item.tenant not in pooled) or (item.whole and narrowed):
+            void.append(item)
+        elif item.view in marks:
+            deliverable.append(item)
+        elif item.whole or item.view not in suspended:
+            void.append(item)
     return deliverable, void
 
 
-def _is_for_pooled_tenant(workspace: Workspace, note: Backfill) -> bool:
-    """Whether a note concerns one tenant in shared targets."""
-    return note.tenant is not None and note.view.startswith(f"{workspace.name}.")
+def _is_for_pooled_tenant(workspace: Workspace, item: Backfill) -> bool:
+    """Whether a record concerns one tenant in shared targets."""
+    return item.tenant is not None and item.view.startswith(f"{workspace.name}.")

@@ -7,6 +7,6 @@ view that keeps failing (`suspended_views`). For a routed datasource, it then ha
 (`main_delivery`) and then to lagging ones (`catch_up`); both insert by `nest_writer`, with a pool that all workers
 share.
 
-`uncertain_batches` and `damaged_merges` have background threads of their own. `modes`, `startup_recovery`,
+`uncertain_batches` and `merge_watch` have background threads of their own. `modes`, `startup_recovery`,
 `view_repairs` and `expiring` run in the thread of the push, of the change to tenants, or of the start.
 """

@@ -94,7 +94,7 @@ def reconcile_modes(workspace: Workspace, build: Build) -> Snapshot:
         if mode == "routed":
             router.open(name)
             _replace_views(workspace, router, name, views)
-        elif router.worker(name) is not None or router.journal.read(name)[0] is not None:
+        elif router.worker(name) is not None or router.offsets.read(name)[0] is not None:
             _replace_worker(workspace, router, build, name, [t for t, v in copies.items() if v is None])
     # Not before: if anything above fails, the next call must try it again.
     router.applied_modes = modes

@@ -34,7 +34,7 @@ class Router:
         """Workers whose thread may still deliver: those in `_workers`, and one that is being shut down."""
         self.applied_modes: dict[str, str] = {}
         """Mode of each landing datasource, as last reconciled."""
-        self.journal = OffsetJournal(workspace.warehouse, workspace.name)
+        self.offsets = OffsetJournal(workspace.warehouse, workspace.name)
         workspace.view_lock.attach_deliveries(self)
 
     def start(self) -> None:
@@ -48,7 +48,7 @@ class Router:
         with self._lock:
             worker = self._workers.get(datasource)
             if worker is None:
-                worker = FanoutWorker(self._workspace, datasource, self.journal, self._pool)
+                worker = FanoutWorker(self._workspace, datasource, self.offsets, self._pool)
                 # Inserts are blocked, so landing does not grow while the worker determines where to start.
                 with self._workspace.view_lock.changing():
                     worker.recover()
@@ -66,7 +66,7 @@ class Router:
             # Without the lock, since the thread completes a running delivery first.
             worker.join(30)
             self._delivering.remove(worker)
-        self.journal.delete_all(datasource)
+        self.offsets.delete_all(datasource)
 
     def worker(self, datasource: str) -> FanoutWorker | None:
         """The running worker of a datasource; None for a datasource that is not routed."""

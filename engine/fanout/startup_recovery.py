@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.fanout.damaged_merges import watch_merges
+from engine.fanout.merge_watch import watch_merges
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.workspace.workspace import Workspace
 

@@ -34,8 +34,8 @@ from engine.ingest.staging_pool import BorrowedStage
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.catalog import newest_block_in_parts
-from engine.warehouse.damaged_merges import Part
 from engine.warehouse.errors import for_sender, is_transient
+from engine.warehouse.part_names import Part
 from engine.warehouse.port import DamagedPart
 from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace

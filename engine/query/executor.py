@@ -177,7 +177,7 @@ class Queries:
         try:
             statement = self._statement(execution)
             timer.stage("compose")
-            result = self._of_stable_tenant(execution, statement)
+            result = self._open_for_stable_tenant(execution, statement)
         except BaseException:
             self.in_flight.leave(keys)
             raise
@@ -185,14 +185,14 @@ class Queries:
         timer.stage("query")
         return result
 
-    def _of_stable_tenant(self, execution: Execution, statement: Statement) -> QueryResult:
+    def _open_for_stable_tenant(self, execution: Execution, statement: Statement) -> QueryResult:
         """Open the query. Raises RK4030 if its tenant is added or removed before the engine holds all of its tables.
 
         A tenant that is being removed loses its rows while a query that was composed before is still being planned.
         """
         result, error = None, None
         try:
-            result = self._first(execution, statement)
+            result = self._open_or_rerun(execution, statement)
         except RookeryError as exc:
             error = exc
         tenant = execution.scope.tenant
@@ -205,7 +205,7 @@ class Queries:
             raise error
         return result
 
-    def _first(self, execution: Execution, statement: Statement) -> QueryResult:
+    def _open_or_rerun(self, execution: Execution, statement: Statement) -> QueryResult:
         """Open the query; if it fails, open it again behind the barrier. The caller gets the outcome of the second
         run.
         """

@@ -6,51 +6,12 @@ damaged result is never simply dropped, because it contains rows of earlier inse
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from engine.warehouse.part_names import Part, parts_in, replaced_parts
 from engine.warehouse.parts import why_damaged
-
-_NAME = re.compile(r"(?P<partition>.+?)_(?P<first>\d+)_(?P<last>\d+)_(?P<level>\d+)(?:_(?P<version>\d+))?")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The name of a part, split into its fields."""
-
-    partition: str
-    """The id of its partition."""
-    first: int
-    """Number of the first block that the part contains."""
-    last: int
-    """Number of the last block that the part contains."""
-    level: int
-    """Number of merges that led to the part; an insert can produce level 1."""
-    version: int
-    """Number of the last mutation; 0 without mutations."""
-
-    @classmethod
-    def of(cls, name: str) -> Part | None:
-        """Parse a directory's name; None if it is not the name of a part."""
-        match = _NAME.fullmatch(name)
-        if match is None:
-            return None
-        numbers = (int(match[n] or 0) for n in ("first", "last", "level", "version"))
-        return cls(match["partition"], *numbers)
-
-    def covers(self, other: Part) -> bool:
-        """Whether this part was merged from the other one, directly or in several steps."""
-        return (
-            self != other
-            and self.partition == other.partition
-            and self.first <= other.first <= other.last <= self.last
-            and self.level >= other.level
-            # A mutation keeps blocks and level, so only the version distinguishes its result from its source.
-            and self.version >= other.version
-        )
 
 
 def source_parts(table: Path, name: str) -> list[str]:
@@ -58,8 +19,8 @@ def source_parts(table: Path, name: str) -> list[str]:
     part = Part.of(name)
     if part is None:
         return []
-    parts = ((d, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
-    return sorted(d.name for d, other in parts if part.covers(other) and why_damaged(d) is None)
+    others = parts_in(table).items()
+    return sorted(n for n, other in others if part.covers(other) and why_damaged(table / n) is None)
 
 
 def is_derived(table: Path, name: str) -> bool:
@@ -82,8 +43,7 @@ def can_be_undone(table: Path, name: str) -> bool:
 def derived_parts(table: Path, name: str) -> list[str]:
     """The parts that were merged from a part, directly or in several steps."""
     part = Part.of(name)
-    parts = ((d.name, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
-    return sorted(n for n, other in parts if part is not None and other.covers(part))
+    return sorted(n for n, other in parts_in(table).items() if part is not None and other.covers(part))
 
 
 def damaged_merges(data: Path) -> list[Path]:
@@ -101,7 +61,7 @@ def _tables(data: Path) -> Iterator[tuple[Path, dict[str, Part]]]:
     """The directories of all tables, each with its parts by name."""
     for file in (data / "store").glob("*/*/format_version.txt"):
         table = file.parent
-        yield table, {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
+        yield table, parts_in(table)
 
 
 def undo_damaged(data: Path) -> None:
@@ -120,28 +80,9 @@ def remove_damaged_sources(table: Path) -> None:
 
     Otherwise the engine would find them when it attaches the table, and detach them as broken.
     """
-    parts = {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
-    for name in _covered(parts):
+    parts = parts_in(table)
+    for name in replaced_parts(parts):
         if why_damaged(table / name) is None:
             continue
         if any(why_damaged(table / n) is None for n, other in parts.items() if other.covers(parts[name])):
             shutil.rmtree(table / name)
-
-
-def active_parts(table: Path) -> list[Part]:
-    """The parts in a table's directory that no other part there was made from."""
-    parts = {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
-    covered = {*_covered(parts)}
-    return [part for name, part in parts.items() if name not in covered]
-
-
-def _covered(parts: dict[str, Part]) -> Iterator[str]:
-    """The parts from which another part was merged. Two parts of a partition never overlap partially."""
-    outer: Part | None = None
-    # Of parts that begin with the same block, the one that contains the others comes first.
-    order = sorted(parts.items(), key=lambda i: (i[1].partition, i[1].first, -i[1].last, -i[1].level, -i[1].version))
-    for name, part in order:
-        if outer is not None and outer.covers(part):
-            yield name
-        else:
-            outer = part

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.warehouse.damaged_merges import Part
+from engine.warehouse.part_names import Part, parts_in
 
 _LOG = re.compile(r"deduplication_log_(\d+)\.txt")
 _ENTRY = re.compile(rb"[12]\t[^\t\n]+\t[^\t\n]+")
@@ -169,6 +169,5 @@ def _is_stored(line: str, table: Path) -> bool:
     part = Part.of(name)
     if operation != _ADD or part is None:
         return True
-    others = (Part.of(directory.name) for directory in table.iterdir())
     # A merge or mutation may have replaced the part since, so its own name is not searched for.
-    return any(o is not None and o.partition == part.partition and o.first <= part.first <= o.last for o in others)
+    return any(o.partition == part.partition and o.first <= part.first <= o.last for o in parts_in(table).values())

@@ -22,8 +22,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from engine.schema import Name
-from engine.warehouse.damaged_merges import Part
 from engine.warehouse.layout_version import VERSION_FILE
+from engine.warehouse.part_names import Part
 
 COPIES = "rookery.copies"
 """The directory for copies, within the engine's directory because links cannot cross file systems."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.schema import Name
-from engine.warehouse.damaged_merges import Part
 from engine.warehouse.dedup_log_repair import is_unlogged
+from engine.warehouse.part_names import Part
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import DamagedPart
 

@@ -20,7 +20,6 @@ import structlog
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.damaged_merges import (
-    Part,
     can_be_undone,
     damaged_merges,
     derived_parts,
@@ -29,6 +28,7 @@ from engine.warehouse.damaged_merges import (
 )
 from engine.warehouse.dedup_log_repair import is_unfinished, repair_table, unfinished
 from engine.warehouse.errors import file_error
+from engine.warehouse.part_names import Part
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Rows
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import DISK_FULL, RookeryError
 from engine.schema import Name
-from engine.warehouse.damaged_merges import Part, active_parts
+from engine.warehouse.part_names import Part, active_parts, parts_in
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Space
 from engine.workspace.workspace import Workspace
@@ -177,5 +177,4 @@ def part_counts(workspace: Workspace, at_least: int) -> list[PartCount]:
 def _covered(part: Path) -> bool:
     """Whether a directory next to that of a part has a part that was made from it. The part itself may be gone."""
     own = Part.of(part.name)
-    others = (Part.of(directory.name) for directory in part.parent.iterdir())
-    return own is None or any(other is not None and other.covers(own) for other in others)
+    return own is None or any(other.covers(own) for other in parts_in(part.parent).values())

@@ -255,7 +255,7 @@ def test_a_missing_view_is_drift_until_repaired(billing: Billing) -> None:
 
 
 def test_cursors_beyond_the_head_and_of_unknown_tenants(billing: Billing) -> None:
-    journal = router_of(billing.workspace).journal
+    journal = router_of(billing.workspace).offsets
     main, _ = journal.read("clicks")
     assert main is not None
     journal.write_lagging("clicks", ["99", "1"], Offset.start(1_000_000))

@@ -13,10 +13,10 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from engine.errors import DAMAGED
-from engine.fanout.damaged_merges import MergeWatcher
+from engine.fanout.merge_watch import MergeWatcher
 from engine.schema import Name
-from engine.warehouse.damaged_merges import Part
 from engine.warehouse.errors import translate
+from engine.warehouse.part_names import parts_in
 from engine.warehouse.port import Format, Statement
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import PATIENCE, Rookery, open_rookery
@@ -149,7 +149,7 @@ def test_source_parts_outlive_their_merge(rookery: Rookery) -> None:
 
 def _inserted(table: Path) -> str:
     """The part that was inserted last."""
-    parts = [p for d in table.iterdir() if (p := Part.of(d.name)) is not None]
+    parts = [*parts_in(table).values()]
     newest = max(parts, key=lambda p: p.last)
     return f"{newest.partition}_{newest.first}_{newest.last}_{newest.level}"
 

@@ -49,7 +49,7 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
         parts = [_newest(rookery, table) for table in missing]
         lane.close()
         lane.join()
-        rookery.router.journal.write("events", Offset.start(last - 1))
+        rookery.router.offsets.write("events", Offset.start(last - 1))
     for part in parts:
         shutil.rmtree(part)
 

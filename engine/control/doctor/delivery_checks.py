@@ -29,7 +29,7 @@ def uncertain_batches(context: Context) -> Iterator[Finding]:
 
 def offsets(context: Context) -> Iterator[Finding]:
     """No offset is beyond the newest block, which would make fan-out skip future rows."""
-    journal = router_of(context.workspace).journal
+    journal = router_of(context.workspace).offsets
     for relation, table in context.landings():
         if relation.name not in context.snapshot.routed:
             continue

@@ -18,7 +18,7 @@ ATTACHED, DROPPED, KEPT = "attached", "dropped", "kept"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DetachedPart:
     """A detached part."""
 
     name: str
@@ -40,24 +40,26 @@ class Detached:
         return asdict(self)
 
 
-def detached_of(warehouse: Warehouse, table: Name) -> list[Part]:
+def detached_of(warehouse: Warehouse, table: Name) -> list[DetachedPart]:
     """The detached parts of a table."""
     condition = "database = {d:String} AND table = {t:String}"
     return detached_by_table(warehouse, condition, {"d": table.database, "t": table.name}).get(table, [])
 
 
-def detached_by_table(warehouse: Warehouse, condition: str, bindings: Mapping[str, Value]) -> dict[Name, list[Part]]:
+def detached_by_table(
+    warehouse: Warehouse, condition: str, bindings: Mapping[str, Value]
+) -> dict[Name, list[DetachedPart]]:
     """Detached parts by table; `condition` is SQL over `database` and `table`.
 
     The engine does not list the parts of tables that were loaded after its start, so their directories are read.
     """
-    parts: dict[Name, list[Part]] = {}
+    parts: dict[Name, list[DetachedPart]] = {}
     result = warehouse.query(
         f"SELECT database, table, name, ifNull(reason, '') FROM system.detached_parts WHERE {condition} ORDER BY ALL",
         bindings,
     )
     for database, table, name, reason in result.rows:
-        parts.setdefault(Name(database, table), []).append(Part(str(name), str(reason)))
+        parts.setdefault(Name(database, table), []).append(DetachedPart(str(name), str(reason)))
     if not warehouse.capabilities.lazy_tables:
         return parts
     paths = warehouse.query(
@@ -73,14 +75,14 @@ def detached_by_table(warehouse: Warehouse, condition: str, bindings: Mapping[st
     return parts
 
 
-def _parts_in(directory: Path) -> list[Part]:
+def _parts_in(directory: Path) -> list[DetachedPart]:
     """The detached parts in a table's directory, from the names of its subdirectories."""
     names = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
     matches = [_PART.fullmatch(name) for name in names]
-    return [Part(match[0], match["reason"] or "") for match in matches if match]
+    return [DetachedPart(match[0], match["reason"] or "") for match in matches if match]
 
 
-def attach(warehouse: Warehouse, table: Name, part: Part) -> str | None:
+def attach(warehouse: Warehouse, table: Name, part: DetachedPart) -> str | None:
     """Stop the table's merges and attach a part. Returns its new name, or None if the engine refuses the part.
 
     The caller blocks inserts: the new part is recognized as the only one that did not exist before. Merges stay
@@ -105,7 +107,7 @@ def detach(warehouse: Warehouse, table: Name, part: str) -> None:
     warehouse.execute(f"ALTER TABLE {table.sql()} DETACH PART {literal(part)}")
 
 
-def drop(warehouse: Warehouse, table: Name, part: Part) -> None:
+def drop(warehouse: Warehouse, table: Name, part: DetachedPart) -> None:
     """Drop a detached part permanently."""
     warehouse.execute(
         f"ALTER TABLE {table.sql()} DROP DETACHED PART {literal(part.name)} SETTINGS allow_drop_detached = 1"

@@ -16,7 +16,7 @@ from engine.control.doctor.detached_parts import (
     DROPPED,
     KEPT,
     Detached,
-    Part,
+    DetachedPart,
     attach,
     detach,
     detached_of,
@@ -83,7 +83,7 @@ class TableRepair:
         return replace(outcome, detached=(*attached, *self._drop_unneeded(unproven)))
 
     def _attach_missing(
-        self, parts: list[Part], differences: list[Difference], *, sources_complete: bool
+        self, parts: list[DetachedPart], differences: list[Difference], *, sources_complete: bool
     ) -> tuple[list[Difference], list[Detached]]:
         """Attach intact detached parts whose rows the table lacks. Returns the remaining differences."""
         attached: list[Detached] = []
@@ -96,7 +96,7 @@ class TableRepair:
         return self._comparison.differences() or [], attached
 
     def _try_part(
-        self, part: Part, differences: list[Difference], *, sources_complete: bool
+        self, part: DetachedPart, differences: list[Difference], *, sources_complete: bool
     ) -> list[Difference] | None:
         """What differs after a part is attached; None if that is not an improvement, and the part is detached again.
 
