@@ -4,6 +4,8 @@ that the engine refuses stops a push before it begins.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from engine.compiler.build import Build
 from engine.compiler.refused_definitions import short_message
 from engine.errors import CHANGE_REFUSED, Problems, RookeryError
@@ -14,15 +16,29 @@ from engine.workspace.trial import Refusal, refused_changes
 from engine.workspace.workspace import Workspace
 
 
-def check_changes(workspace: Workspace, plan: Plan, compiled: Build) -> None:
-    """Raise Problems (RK2030) if the engine would refuse one of the plan's changes halfway through."""
+def check_changes(
+    workspace: Workspace, plan: Plan, compiled: Build, changed: Collection[str]
+) -> tuple[Plan, list[RookeryError]]:
+    """Raise Problems (RK2030) if the engine would refuse one of the plan's changes halfway through.
+
+    A refused setting of a datasource that is not in `changed` is a warning instead: an earlier version of rookery
+    deployed the file without changing the table. Returns the plan without such changes, and the warnings.
+    """
     altered = [s for s in plan.steps if isinstance(s, AddColumn | ChangeColumn | DropColumn | ChangeClause)]
     if not altered:
-        return
+        return plan, []
     live = read_schema(workspace.warehouse, workspace.name, {s.name.database for s in altered})
-    problems = [_problem(r, compiled) for r in refused_changes(altered, live, workspace.analyser)]
-    if problems:
-        raise Problems(problems)
+    warnings: list[RookeryError] = []
+    while refused := list(refused_changes(altered, live, workspace.analyser)):
+        known = [r for r in refused if isinstance(r.step, ChangeClause) and r.step.resource not in changed]
+        if len(known) < len(refused):
+            raise Problems([_problem(r, compiled) for r in refused if r not in known])
+        warnings += [_problem(r, compiled) for r in known]
+        # Only the first refused change to each table is known, and only for one of several equal nests.
+        left_out = {(r.step.resource, r.step.reason) for r in known}
+        altered = [s for s in altered if (s.resource, s.reason) not in left_out]
+        plan = Plan(tuple(s for s in plan.steps if (s.resource, s.reason) not in left_out))
+    return plan, warnings
 
 
 def check_conversions(workspace: Workspace, plan: Plan, compiled: Build) -> None:

@@ -192,10 +192,11 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
     continued = pipes_that_continue(snapshot, build, options.skip_backfill)
     broken = broken_views(workspace, snapshot, build)
     plan = _plan(workspace, snapshot, compiled, PlanOptions(options.prune, broken, continued))
-    check_changes(workspace, plan, build)
+    plan, refused = check_changes(workspace, plan, build, _changed_datasources(compiled))
     check_targets_are_kept(plan, build, continued)
     warnings = (
         *build.warnings,
+        *refused,
         *warn_of_unchanged(options.skip_backfill - continued),
         *unknown_allowances(plan, options.allow, snapshot.build, build),
         *(still_broken(view, reason) for view, reason in broken.items()),
@@ -265,6 +266,13 @@ def _changes(snapshot: Snapshot, files: Mapping[str, DeployedFile], build: Build
             diff = unified(before.text, after.text, after.file)
             changes.append(Change(name, kind(name), "changed", after.file, diff))
     return tuple(changes)
+
+
+def _changed_datasources(compiled: _Compiled) -> set[str]:
+    """The datasources whose files change, and the targets of the pipes whose files change."""
+    names = {c.name for c in compiled.changes}
+    changed = (pipe for name, pipe in compiled.build.pipes.items() if name in names)
+    return names | {pipe.target.name for pipe in changed if pipe.target}
 
 
 def _only_endpoints(changes: Iterable[Change], snapshot: Snapshot, build: Build) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from engine.plan.loss import widens
 from engine.plan.steps import ROWS, AddColumn, ChangeClause, ChangeColumn, DropColumn, Step, resource_of, tenant_of
+from engine.project.check_datasource import OWN_SETTINGS
 from engine.schema import Column, Table
 from engine.warehouse import ddl
 
@@ -93,8 +94,16 @@ def _clauses(table: Table, current: Table, resource: str, tenant: str | None) ->
         effect = "loses rows past the new TTL" if table.ttl else ""
         step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(effect), effect, tenant, table.name, sql)
         yield replace(step, loss="lost" if effect else "none")
-    have = dict(current.settings)
-    for key, value in table.settings:
-        if have.get(key) != value and key in have:
-            sql = ddl.modify_setting(table.name, key, value)
-            yield ChangeClause(resource, f"setting {key} = {value}", tenant=tenant, name=table.name, sql=sql)
+    have, want = _declared_settings(current), _declared_settings(table)
+    for key in sorted(have.keys() | want.keys()):
+        if key not in want:
+            sql = ddl.reset_setting(table.name, key)
+            yield ChangeClause(resource, f"setting {key} removed", tenant=tenant, name=table.name, sql=sql)
+        elif have.get(key) != want[key]:
+            sql = ddl.modify_setting(table.name, key, want[key])
+            yield ChangeClause(resource, f"setting {key} = {want[key]}", tenant=tenant, name=table.name, sql=sql)
+
+
+def _declared_settings(table: Table) -> dict[str, str]:
+    """The settings of a table that its file declares. The others belong to the stored layout, which pushes keep."""
+    return {key: value for key, value in table.settings if key not in OWN_SETTINGS}

@@ -96,6 +96,11 @@ def modify_setting(name: Name, setting: str, value: str) -> str:
     return f"ALTER TABLE {name.sql()} MODIFY SETTING {setting} = {value}"
 
 
+def reset_setting(name: Name, setting: str) -> str:
+    """Give one setting of a table the engine's default."""
+    return f"ALTER TABLE {name.sql()} RESET SETTING {setting}"
+
+
 def comment(name: Name, mark: Mark) -> str:
     """Replace the mark of a table or view."""
     return f"ALTER TABLE {name.sql()} MODIFY COMMENT {literal(mark.text())}"

@@ -167,6 +167,37 @@ def test_changes_that_the_engine_refuses_are_found_before_the_first_step(workspa
     assert not pushed(workspace, {"changing": EVENTS}, dry_run=True).plan
 
 
+def test_settings_are_changed_in_the_existing_table(workspace: Workspace) -> None:
+    def stored() -> str:
+        query = "SELECT engine_full FROM system.tables WHERE database = 'main' AND name = 'tuned'"
+        return str(workspace.warehouse.query(query).rows[0][0])
+
+    declared = EVENTS.replace("at]}", "at], settings: {%s}}")
+    pushed(workspace, {"tuned": EVENTS})
+    own = stored()
+    for setting in ("min_bytes_for_wide_part: 1000", "min_bytes_for_wide_part: 2000"):
+        plan = pushed(workspace, {"tuned": declared % setting}).plan
+        assert [(s.action, s.destructive) for s in plan.steps] == [("ChangeClause", False)]
+        assert setting.replace(":", " =") in stored()
+    with pytest.raises(RookeryError) as caught:
+        pushed(workspace, {"tuned": declared % "index_granularity: 64"})
+    assert caught.value.code.id == "RK2030"
+    assert "min_bytes_for_wide_part" in stored()
+    pushed(workspace, {"tuned": EVENTS})
+    assert stored() == own
+
+
+def test_a_setting_that_was_deployed_without_its_table_does_not_stop_other_pushes(workspace: Workspace) -> None:
+    """Earlier versions ignored a setting that was added to a deployed file."""
+    pushed(workspace, {"behind": EVENTS})
+    text = EVENTS.replace("at]}", "at], settings: {index_granularity: 64, min_bytes_for_wide_part: 3}}")
+    workspace.registry.write("resource", {"behind": {"text": text, "file": "behind.yaml"}})
+    result = pushed(workspace, {"other": EVENTS})
+    assert [w.code.id for w in result.warnings] == ["RK2030"]
+    changed = [s.reason for s in result.plan.steps if s.action == "ChangeClause"]
+    assert changed == ["setting min_bytes_for_wide_part = 3"]
+
+
 TEMPLATED = "sql: SELECT tenant_id, at, kind, units FROM events WHERE kind = {{ String(kind, 'a') }}\n"
 READING = {
     "first": "SELECT tenant_id, toDate(at) AS day, sum(units) AS units FROM some GROUP BY tenant_id, day",

@@ -99,3 +99,15 @@ def test_a_ttl_is_altered_in_place() -> None:
     (step,) = diff(_changed(events=replace(LANDING, ttl="at + toIntervalDay(9)")), WHOLE).steps
     assert isinstance(step, ChangeClause) and step.destructive
     assert "MODIFY TTL at + toIntervalDay(9)" in step.sql
+
+
+def test_declared_settings_are_altered_in_place_and_those_of_the_layout_are_not() -> None:
+    before = replace(LANDING, settings=(("a", "1"), ("enable_block_number_column", "1")))
+    after = replace(LANDING, settings=(("b", "2"), ("non_replicated_deduplication_window", "9")))
+    live = Schema(WHOLE.databases, {**WHOLE.tables, LANDING.name: before}, WHOLE.views)
+    steps = diff(_changed(events=after), live).steps
+    assert [s.sql for s in steps if isinstance(s, ChangeClause)] == [
+        "ALTER TABLE `w`.`events` RESET SETTING a",
+        "ALTER TABLE `w`.`events` MODIFY SETTING b = 2",
+    ]
+    assert not any(s.destructive for s in steps)
