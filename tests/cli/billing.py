@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -71,19 +72,27 @@ def rows_as_tenant(server: Server, tenant: object, sql: str) -> list[dict[str, A
     return rows
 
 
+def by_tenant(server: Server, sql: str) -> dict[int, list[dict[str, Any]]]:
+    """Rows of a grouped query, which is grouped by tenant as well."""
+    rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in server.sql(sql.replace("SELECT ", "SELECT tenant_id, ", 1).replace("GROUP BY event", "GROUP BY ALL")):
+        rows[int(row.pop("tenant_id"))].append(row)
+    return rows
+
+
 def assert_exact(server: Server, tables: Iterable[int], pooled: Iterable[int], also: str = "") -> None:
     """Copies, nests' targets, the shared target and the workspace's target hold what landing says, row for row.
 
     `also` is a further condition that the per-tenant pipe has by now.
     """
     tables, pooled = list(tables), list(pooled)
+    truth = by_tenant(server, TRUTH.format(where="WHERE 1" + also))
+    facts = by_tenant(server, f"SELECT {FACTS} FROM events GROUP BY ALL")
+    nothing = server.sql(f"SELECT {FACTS} FROM events WHERE 0")
     for tenant in (*tables, *pooled):
-        mine = f"WHERE tenant_id = {tenant}"
-        truth = server.sql(TRUTH.format(where=mine + also))
-        assert rows_as_tenant(server, tenant, SUMS) == truth, f"target of tenant {tenant}"
-        assert rows_as_tenant(server, tenant, f"SELECT {FACTS} FROM events") == server.sql(
-            f"SELECT {FACTS} FROM events {mine}"
-        ), f"copy of tenant {tenant}"
+        assert rows_as_tenant(server, tenant, SUMS) == truth[int(tenant)], f"target of tenant {tenant}"
+        copy = rows_as_tenant(server, tenant, f"SELECT {FACTS} FROM events")
+        assert copy == (facts[int(tenant)] or nothing), f"copy of tenant {tenant}"
     for some, what in ((pooled, "the shared target"), ([*tables, *pooled], "all targets together")):
         them = f"WHERE tenant_id IN ({', '.join(map(str, some)) or 'NULL'})"
         sums = server.sql(SUMS.replace("GROUP BY", f"{them} GROUP BY"))

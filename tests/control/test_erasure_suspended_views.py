@@ -10,7 +10,8 @@ import pytest
 from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
-from tests.support.in_process import Rookery, open_rookery
+from tests.support.in_process import Rookery, open_copy, open_rookery
+from tests.support.soak import soaking
 
 pytestmark = pytest.mark.feature
 
@@ -54,13 +55,20 @@ FILES = {
 SUMS = "SELECT region, sum(events), sum(share) FROM main.totals GROUP BY region ORDER BY region"
 
 
-@pytest.fixture
-def rookery(tmp_path: Path) -> Iterator[Rookery]:
-    with open_rookery(tmp_path) as opened:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("suspended")
+    with open_rookery(directory) as opened:
         opened.push(FILES)
         opened.add(*map(str, range(1, 31)), placement="pooled")
         opened.append(_rows(range(1, 31)))
         opened.append(_rows([1, 2, 3], region="north"))
+    return directory
+
+
+@pytest.fixture
+def rookery(prepared: Path, tmp_path: Path) -> Iterator[Rookery]:
+    with open_copy(prepared, tmp_path) as opened:
         yield opened
 
 
@@ -69,6 +77,7 @@ def _rows(ids: object, n: int = 1, region: str = "eu") -> list[dict[str, object]
 
 
 @pytest.mark.parametrize("bad", [range(10, 12), range(10, 30)], ids=["few", "many"])
+@pytest.mark.soak
 def test_a_suspended_view_gets_each_row_once(rookery: Rookery, bad: range) -> None:
     """Rows that the view missed are not in the groups before it is restored; then they are, once."""
     rookery.append([*_rows([1]), *_rows(bad, n=0)])
@@ -79,10 +88,13 @@ def test_a_suspended_view_gets_each_row_once(rookery: Rookery, bad: range) -> No
     tenants.remove(rookery.workspace, "3", purge=True)
     received -= 1 if down else 2
     assert rookery.rows(SUMS) == [("eu", received, 100 * received), ("north", 2, 200)]
-    for tenant in bad:
+    purged = bad if soaking() else bad[:2]
+    for tenant in purged:
         tenants.remove(rookery.workspace, str(tenant), purge=True)
+    # The others' rows on which the view fails, so that it can be restored; their good ones stay.
+    rookery.run("ALTER TABLE main.events DELETE WHERE n = 0 SETTINGS mutations_sync = 2")
     push(rookery.workspace, {})
-    left = 29 - len(bad) + 3
+    left = 29 - len(purged) + 3
     assert rookery.rows(SUMS) == [("eu", left, 100 * left), ("north", 2, 200)]
 
 

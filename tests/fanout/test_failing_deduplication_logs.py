@@ -38,31 +38,24 @@ def _set_up(server: Server, mode: str, writes: Writes, sent: SentRows) -> None:
 
 
 @pytest.mark.parametrize(("mode", "call"), [("direct", "short write"), ("routed", "write")])
-def test_an_insert_that_is_not_logged_is_stored_once(tmp_path: Path, writes: Writes, mode: str, call: str) -> None:
-    """The process is killed after the fault, and completes its newest batch when it starts again."""
+def test_batches_are_stored_once(tmp_path: Path, writes: Writes, mode: str, call: str) -> None:
     sent = SentRows()
     with running(tmp_path, **writes.environment) as server:
         _set_up(server, mode, writes, sent)
-        # The first is quarantine's, then come landing, the shared sums and two nests.
-        trial = writes.send(server, sent, Fault(call, "EIO", 2), LOGS, LOGGED[call])
-        assert trial.failed and trial.statuses[-1] == 200, trial
-        assert differences(server, sent) == [], trial
-        server.process.send_signal(signal.SIGKILL)
-        server.process.wait()
-    with running(tmp_path) as server:
-        assert differences(server, sent) == []
-        assert [f for f in findings(server) if f["level"] == "error"] == []
-
-
-@pytest.mark.parametrize("mode", ["direct", "routed"])
-def test_a_batch_whose_repetition_fails_is_stored_once(tmp_path: Path, writes: Writes, mode: str) -> None:
-    """Its part in landing is cut off twice, while the views on landing have its rows."""
-    sent = SentRows()
-    with running(tmp_path, **writes.environment) as server:
-        _set_up(server, mode, writes, sent)
+        # The part of a batch in landing is cut off, and again when it is repeated, while the views have its rows.
         for times in (A_PART, TWO_PARTS):
             trial = writes.send(server, sent, Fault("write", "EIO", 1), LANDING, times)
             assert trial.statuses[-1] == 200, trial
             assert differences(server, sent) == [], trial
         assert 503 in trial.statuses
+        assert [f for f in findings(server) if f["level"] == "error"] == []
+        # An insert is not logged: the first log is quarantine's, then come landing, the shared sums and two nests.
+        trial = writes.send(server, sent, Fault(call, "EIO", 2), LOGS, LOGGED[call])
+        assert trial.failed and trial.statuses[-1] == 200, trial
+        assert differences(server, sent) == [], trial
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    # The newest batch is completed.
+    with running(tmp_path) as server:
+        assert differences(server, sent) == []
         assert [f for f in findings(server) if f["level"] == "error"] == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,12 +31,27 @@ def _newest(rookery: Rookery, table: str) -> Path:
     return Path(path)
 
 
-def _killed(directory: Path, missing: tuple[str, ...]) -> None:
-    """Leave a directory as if the process had been killed while it delivered the last batch to nests.
+@dataclass(frozen=True)
+class Killed:
+    """A directory as if the process had been killed while it delivered the last batch to nests.
 
-    The journal does not know of the batch yet; the nest's deduplication logs name its blocks, and those of the
-    `missing` tables have not been renamed into place.
+    The journal does not know of the batch yet; the nest's deduplication logs name its blocks.
     """
+
+    directory: Path
+    parts: Mapping[str, Path]
+    """The parts of the batch by table, relative to the directory."""
+
+    def copy(self, directory: Path, missing: tuple[str, ...]) -> None:
+        """Copy it; the parts of the `missing` tables have not been renamed into place."""
+        shutil.copytree(self.directory, directory, symlinks=True, dirs_exist_ok=True)
+        for table in missing:
+            shutil.rmtree(directory / self.parts[table])
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    directory = tmp_path_factory.mktemp("killed").resolve()
     with open_rookery(directory) as rookery:
         rookery.push(project("routed"))
         rookery.add(*OWN)
@@ -46,17 +63,16 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
         ((last,),) = rookery.rows("SELECT max(_block_number) FROM main.events")
         lane = rookery.router.worker("events")
         assert lane is not None
-        parts = [_newest(rookery, table) for table in missing]
+        parts = {table: _newest(rookery, table).relative_to(directory) for table in ("events", "sums")}
         lane.close()
         lane.join()
         rookery.router.offsets.write("events", Offset.start(last - 1))
-    for part in parts:
-        shutil.rmtree(part)
+    return Killed(directory, parts)
 
 
 @pytest.mark.parametrize("missing", [(), ("events",), ("sums",), ("events", "sums")], ids="-".join)
-def test_interrupted_deliveries_are_stored_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
-    _killed(tmp_path, missing)
+def test_interrupted_deliveries_are_stored_once(killed: Killed, tmp_path: Path, missing: tuple[str, ...]) -> None:
+    killed.copy(tmp_path, missing)
     with open_rookery(tmp_path) as rookery:
         rookery.wait_until_caught_up()
         assert rookery.differences(OWN) == []
@@ -64,8 +80,10 @@ def test_interrupted_deliveries_are_stored_once(tmp_path: Path, missing: tuple[s
         assert rookery.differences(OWN) == []
 
 
-def test_without_log_repair_the_delivery_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _killed(tmp_path, ("events", "sums"))
+def test_without_log_repair_the_delivery_would_be_lost(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed.copy(tmp_path, ("events", "sums"))
     monkeypatch.setattr("engine.warehouse.directory.repair", lambda _path: 0)
     with open_rookery(tmp_path) as rookery:
         rookery.wait_until_caught_up()

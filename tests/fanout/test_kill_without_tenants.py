@@ -35,6 +35,7 @@ def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killing]:
     [("MergeTree", "id", (1, 5, 9, 13)), ("ReplacingMergeTree", "day", (4, 8, 12))],
     ids=["rows", "replaced rows"],
 )
+@pytest.mark.soak
 def test_views_match_the_datasource_after_a_kill(
     killing: Killing, tmp_path: Path, engine: str, key: str, sample: Sequence[int]
 ) -> None:

@@ -59,7 +59,8 @@ def healthy(server: Server) -> None:
     assert [f for f in report["findings"] if f["check"] != "quarantine"] == []
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+# With views on landing, completing the newest insert at the start loads the tables of nests.
+@pytest.fixture(scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only)])
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -105,26 +106,27 @@ def test_doctor(home: Path) -> None:
         healthy(server)
 
 
-@pytest.mark.parametrize("tenant", [1, 8], ids=["tables", "pooled"])
-def test_purge(home: Path, tenant: int) -> None:
-    own, pooled = tuple(t for t in OWN if t != tenant), tuple(t for t in POOLED if t != tenant)
+def test_purge(home: Path) -> None:
+    """Of a tenant with tables, which are not loaded, and of a pooled one."""
+    own, pooled = OWN[1:], POOLED[1:]
     with running(home) as server:
-        server.admin_json("DELETE", f"/v0/tenants/{tenant}", params={"purge": "true"})
-        assert server.sql(f"SELECT count() AS n FROM events WHERE tenant_id = {tenant}") == [{"n": 0}]
-        assert server.sql("SELECT count() AS n FROM events") == [{"n": 12 * (len(EVERYONE) - 1)}]
+        for tenant in (OWN[0], POOLED[0]):
+            server.admin_json("DELETE", f"/v0/tenants/{tenant}", params={"purge": "true"})
+            assert server.sql(f"SELECT count() AS n FROM events WHERE tenant_id = {tenant}") == [{"n": 0}]
+        assert server.sql("SELECT count() AS n FROM events") == [{"n": 12 * (len(EVERYONE) - 2)}]
         # A purge does not change `kinds`, whose rows have no tenant.
         for _ in range(2):
             assert_exact(server, own, pooled)
             send(server, 3, (*own, *pooled))
 
 
-@pytest.mark.parametrize("tenant", [2, 9], ids=["tables", "pooled"])
-def test_remove_and_add_again_with_the_other_placement(home: Path, tenant: int) -> None:
-    own, pooled = tuple(sorted({*OWN} ^ {tenant})), tuple(sorted({*POOLED} ^ {tenant}))
+def test_remove_and_add_again_with_the_other_placement(home: Path) -> None:
+    own, pooled = (1, 3, 9), (2, 8)
     with restarted(home, own, pooled) as server:
-        server.admin_json("DELETE", f"/v0/tenants/{tenant}")
-        assert server.sql(f"SELECT count() AS n FROM events WHERE tenant_id = {tenant}") == [{"n": 12}]
-        server.tenant(str(tenant), "tables" if tenant in own else "pooled")
+        for tenant in (2, 9):
+            server.admin_json("DELETE", f"/v0/tenants/{tenant}")
+            assert server.sql(f"SELECT count() AS n FROM events WHERE tenant_id = {tenant}") == [{"n": 12}]
+            server.tenant(str(tenant), "tables" if tenant in own else "pooled")
 
 
 def test_a_new_tenant_gets_its_history(home: Path) -> None:

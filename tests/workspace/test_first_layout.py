@@ -67,6 +67,7 @@ def _send(server: Server, rows: list[dict[str, Any]], token: str | None = None, 
 
 
 @pytest.mark.feature
+@pytest.mark.soak
 def test_a_migrated_directory_answers_as_before_and_accepts_new_rows(migrated: Path) -> None:
     """After any kill, and on a host in another zone: tokens, both modes and every target take new rows."""
     rows, before = old.events(100, 40), old.answers()
