@@ -53,6 +53,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/web/documentation.py:_LINK": [],  # the page of errors
     "engine/web/documentation.py:_CODE_LINK": [],  # the page of errors
     "engine/workspace/disk.py:_PART": [],  # names of directories
+    "engine/warehouse/mutation_wake.py:_MUTATES": [("ALTER TABLE `", "a", ""), ("ALTER TABLE `a`.`", "a", "` ADD")],
     "engine/warehouse/embedded.py:_ATTACHES": [("ALTER TABLE `", "a", ""), ("ALTER TABLE `a`.`", "a", "` DETACH")],
     "engine/warehouse/errors.py:_PREFIX": [("", "Code: 1", ""), ("", "Code: 1. DB::Exception: ", "")],
     "engine/warehouse/errors.py:_NUMBER": [("", "Code: 1", ""), ("Code: ", "1", "")],

@@ -18,6 +18,7 @@ from engine.warehouse.directory import Directory
 from engine.warehouse.embedded_documents import DocumentReader, buffer_limits
 from engine.warehouse.errors import TOO_LITTLE, EngineError, file_error, storage_error
 from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS, SHORT_QUERY_SETTINGS, Handle
+from engine.warehouse.mutation_wake import MutationWake
 from engine.warehouse.part_watch import PartWatch
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import (
@@ -69,6 +70,7 @@ class EmbeddedWarehouse:
         self._writers = Pool(self._writer, Handle.close, size=options.writers, timeout=options.borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=options.readers, timeout=options.borrow_timeout)
         self._anchor: Handle | None = None
+        self._mutations = MutationWake(self._on_anchor)
         self._tables = StaleTokens(self._directory.path, self)
         self._watch = PartWatch(self, self._tables)
         self._documents = DocumentReader(self._readers, parser.Selects(self._ask), self._reader_defaults, self._watch)
@@ -112,7 +114,7 @@ class EmbeddedWarehouse:
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> None:
         # Before a handle is borrowed: a query must not wait for the handle of a statement that waits.
-        with self._gate.passing(), self._writers.lend() as handle:
+        with self._gate.passing(), self._writers.lend() as handle, self._mutations.during(sql):
             if is_insert(sql):
                 handle.command(with_settings(sql, settings), used_bindings(sql, bindings))
             else:
@@ -279,6 +281,11 @@ class EmbeddedWarehouse:
             handle.close()
             raise
         return handle
+
+    def _on_anchor(self, sql: str) -> None:
+        """Execute a statement, even while all other handles are lent and the gate is closed."""
+        if self._anchor is not None:
+            self._anchor.command(sql)
 
     def _ask(self, sql: str, bindings: Mapping[str, Value]) -> Rows:
         with self._readers.lend() as handle:

@@ -11,11 +11,15 @@ import pytest
 
 from engine import errors
 from engine.errors import RookeryError
+from engine.schema import Column, Name
+from engine.warehouse import ddl
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Warehouse
 from tests.support.reading import MANY, read, rows_of
 from tests.support.warehouses import DATABASE, EMPTY, READERS, ROWS
+
+CHANGED = Name(EMPTY, "changed")
 
 
 def test_engine_errors_have_their_codes(warehouse: Warehouse) -> None:
@@ -49,6 +53,22 @@ def test_a_failed_query_does_not_read_the_settings_again(embedded: EmbeddedWareh
     # The failing query, and the three statements that set a new handle's settings.
     assert after - before <= (1 + 3) * failures + 1
     assert embedded.query(changed).rows == settings
+
+
+def test_a_changed_column_does_not_wait_until_the_engine_looks_for_mutations(embedded: EmbeddedWarehouse) -> None:
+    """After a merge it may look only after 30 seconds; while merges are stopped, never."""
+    embedded.execute(f"CREATE TABLE {CHANGED.sql()} (a UInt8, b UInt8, c UInt8) ENGINE = MergeTree ORDER BY a")
+    embedded.execute(f"INSERT INTO {CHANGED.sql()} VALUES (1, 2, 3)")
+    with ThreadPoolExecutor() as pool:
+        for change in (ddl.drop_column(CHANGED, "c"), ddl.modify_column(CHANGED, Column("b", "String"))):
+            embedded.execute(f"SYSTEM STOP MERGES {CHANGED.sql()}")
+            changed = pool.submit(embedded.execute, change)
+            try:
+                changed.result(20)
+            finally:
+                embedded.execute(f"SYSTEM START MERGES {CHANGED.sql()}")
+    assert list(embedded.query(f"SELECT * FROM {CHANGED.sql()}").rows) == [(1, "2")]
+    embedded.execute(ddl.drop_table(CHANGED))
 
 
 # --- readers -----------------------------------------------------------------------------------------------------
