@@ -38,11 +38,13 @@ engine: {sorting_key: [id]}
 FORGED_KEY = BOUND_TENANT_COLUMN
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+@pytest.fixture(scope="module", params=[pytest.param("direct", marks=pytest.mark.soak_only), "routed"])
 def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     with open_rookery(tmp_path_factory.mktemp("mixed")) as opened:
         events = DATASOURCE.format(fanout=request.param)
-        opened.push({"datasources/numbers.yaml": events, "datasources/plain.yaml": PLAIN})
+        other = DATASOURCE.format(fanout="direct" if request.param == "routed" else "routed")
+        files = {"numbers": events, "others": other, "plain": PLAIN}
+        opened.push({f"datasources/{name}.yaml": text for name, text in files.items()})
         opened.add("1", "2", placement="tables")
         yield opened
 
@@ -56,16 +58,19 @@ def stored(rookery: Rookery, datasource: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_each_nest_gets_its_own_rows(rookery: Rookery) -> None:
-    rookery.run("TRUNCATE TABLE main.numbers")
-    sent = appends("numbers", [(str(1 + n % 3), line(id=f"nest {n}")) for n in range(9)])
+@pytest.mark.parametrize("datasource", ["numbers", "others"])
+def test_each_nest_gets_its_own_rows(rookery: Rookery, datasource: str) -> None:
+    """In both modes of fan-out."""
+    sent = appends(datasource, [(str(1 + n % 3), line(id=f"nest {n}")) for n in range(9)])
     for answer in results(rookery, sent):
         assert isinstance(answer, AppendResult)
         assert answer.visible is None or answer.visible.result(60)
     for tenant in (1, 2):
         nest = [
             r[0]
-            for r in rookery.rows(f"SELECT id FROM main_nest_{tenant}.numbers WHERE id LIKE 'nest %' ORDER BY id")
+            for r in rookery.rows(
+                f"SELECT id FROM main_nest_{tenant}.{datasource} WHERE id LIKE 'nest %' ORDER BY id"
+            )
         ]
         assert nest == [f"nest {n}" for n in range(9) if 1 + n % 3 == tenant]
 

@@ -11,6 +11,7 @@ import pytest
 
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
+from tests.support.soak import paired
 
 COLUMNS = """
 tenant: tenant_id
@@ -90,8 +91,7 @@ def _body(rows: list[dict[str, Any]], format: Input) -> bytes:
     return bytes(buffer.getvalue().to_pybytes())
 
 
-@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "format"), paired(CASES, FORMATS), ids=str)
 def test_a_row_whose_ttl_overflows_is_quarantined(rookery: Rookery, name: str, format: Input) -> None:
     case = CASES[name]
     rows = [{"tenant_id": 1, "id": n + 1} | GOOD | more for n, more in enumerate(({}, case.good, case.bad))]

@@ -14,6 +14,7 @@ from engine.ingest.batch import Append, AppendResult
 from engine.ingest.replay import replay
 from engine.warehouse.port import Input
 from tests.support.in_process import PATIENCE, Rookery, open_rookery
+from tests.support.soak import paired
 
 SOURCE = """
 tenant: {column: account, fanout: %s}
@@ -99,8 +100,7 @@ def test_a_tenant_that_is_added_again_receives_rows(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("key", [None, "key"])
-@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+@pytest.mark.parametrize(("format", "key"), paired(FORMATS, [None, "key"]), ids=str)
 def test_rows_of_a_purged_tenant_are_not_stored(kind: tuple[Rookery, Any], format: Input, key: str | None) -> None:
     rookery, (purged, kept, unknown) = kind
     rows = [{"account": a, "units": SECRET} for a in (kept, purged, unknown, purged)]

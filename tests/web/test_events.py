@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import product
 
 import httpx
 import pytest
 from backports import zstd
 
 from tests.support.server import Server
+from tests.support.soak import sampled
 from tests.web.conftest import MAX_BODY
 from tests.web.inbox import Send, count, delivered, mark, quarantined, stored
 from tests.web.responses import data, refused
@@ -133,8 +135,21 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("bad", BROKEN, ids=lambda b: b[:60])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_each_broken_line_of_a_batch_is_quarantined(server: Server, send: Send, ending: str) -> None:
+    m = mark()
+    good = [json.dumps({"tenant_id": 1, "note": m, "units": n}) for n in range(len(BROKEN) + 1)]
+    lines = [line for pair in zip(good, BROKEN, strict=False) for line in pair]
+    answer = send(ending.join([*lines, good[-1]])).json()
+    assert (answer["successful_rows"], answer["quarantined_rows"]) == (len(good), len(BROKEN))
+    path, newest = "/v0/datasources/events/quarantine", {"limit": len(BROKEN)}
+    rows = server.admin_json("GET", path, params=newest)["rows"]
+    assert {(r["c__text"], r["c__row"]) for r in rows} == {(bad, 2 * n + 1) for n, bad in enumerate(BROKEN)}
+    assert [r[1] for r in stored(server, m)] == list(range(len(good)))
+    assert delivered(server, m) == len(good)
+
+
+@pytest.mark.parametrize(("bad", "ending"), sampled(product(BROKEN, ["\n", "\r\n"]), 5), ids=lambda b: b[:60])
 def test_a_broken_line_is_quarantined_and_its_neighbors_are_stored(
     server: Server, send: Send, bad: str, ending: str
 ) -> None:
@@ -186,7 +201,7 @@ def test_integers_of_every_width(server: Server, send: Send) -> None:
 
     for fine in ({"big": 2**64 - 1}, {"wide": -(2**255)}, {"few": None}, {"few": -128}, {"list": [127, -128]}):
         assert row(**fine).status_code == 200
-    for bad in (
+    every = (
         {"big": 2**64},
         {"big": -1},
         {"big": 2**128 + 5},
@@ -197,8 +212,14 @@ def test_integers_of_every_width(server: Server, send: Send) -> None:
         {"few": 2**128 + 5},
         {"list": [1, 128]},
         {"list": [2**128 + 5]},
-    ):
+    )
+    for bad in every[::3]:
         assert quarantined(server, row(**bad), "clicks")["c__error_column"] == list(bad)
+    together = [json.dumps({"who": {"org": 77}, **bad}) for bad in every]
+    assert send("\n".join(together), "clicks").json()["quarantined_rows"] == len(every)
+    newest = {"limit": len(every)}
+    kept = server.admin_json("GET", "/v0/datasources/clicks/quarantine", params=newest)["rows"]
+    assert [r["c__error_column"] for r in sorted(kept, key=lambda r: r["c__row"])] == [list(bad) for bad in every]
     rows = server.sql("SELECT big, toString(wide) AS wide, few, list FROM clicks WHERE org = 77")
     assert {r["big"] for r in rows} == {1, 2**64 - 1}
     assert {r["few"] for r in rows} == {None, -128}

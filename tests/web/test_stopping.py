@@ -44,7 +44,7 @@ def unfinished(server: Server, begun: threading.Event, ended: threading.Event) -
 def test_a_request_that_cannot_be_finished_has_a_code_and_can_be_repeated(tmp_path: Path) -> None:
     answers: list[httpx.Response] = []
     begun, ended = threading.Event(), threading.Event()
-    with running(tmp_path, ROOKERY_STOP_SECONDS=4) as server:
+    with running(tmp_path, ROOKERY_STOP_SECONDS=1) as server:
         server.push({"datasources/events.yaml": EVENTS})
         sender = threading.Thread(target=lambda: answers.append(unfinished(server, begun, ended)))
         sender.start()
