@@ -43,6 +43,8 @@ from engine.warehouse.unfinished import scratch_directory
 
 _ATTACHES = re.compile(r"ALTER TABLE `([^`]+)`\.`([^`]+)` (?:ATTACH|REPLACE) PART")
 """Statements that add parts that are not in the deduplication log."""
+_CREATES = ("CREATE", "ATTACH", "RENAME", "EXCHANGE", "RESTORE")
+"""The first words of statements that may create tables."""
 
 
 class EmbeddedWarehouse:
@@ -119,6 +121,8 @@ class EmbeddedWarehouse:
                 handle.command(with_settings(sql, settings), used_bindings(sql, bindings))
             else:
                 handle.command(sql, used_bindings(sql, bindings), settings)
+                if sql.lstrip().startswith(_CREATES):
+                    self._watch.note_changes()
         if (attached := _ATTACHES.match(sql)) is not None:
             # These parts do not come from inserts, so they must not be removed in order to repeat an insert.
             self._watch.note([Name(attached[1], attached[2])], again=True)

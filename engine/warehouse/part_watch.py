@@ -53,6 +53,8 @@ class PartWatch:
         self._parts, self._merges = NewParts(), NewParts(logs=False)
         self._noted: set[Name] = set()
         self._directories: dict[Name, str] = {}
+        # Tables that do not exist, or whose engine stores nothing, until tables are created.
+        self._without_parts: set[Name] = set()
         # Damaged parts that have the only copy of their rows. They are reported once and then ignored. The set only
         # grows, one atomic addition at a time.
         self._staying: set[Path] = set()
@@ -69,6 +71,11 @@ class PartWatch:
             with self._inspecting:
                 self._parts.note((d for t in unknown if (d := self._directory_of(t)) is not None), again=again)
                 self._noted.update(unknown)
+
+    def note_changes(self) -> None:
+        """Call this after a statement that may have created tables."""
+        # A new set: a thread that has asked the engine before the table existed adds it to the old one.
+        self._without_parts = set()
 
     def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
         """The damaged parts that were added to tables since the last call, without those that must stay."""
@@ -191,6 +198,9 @@ class PartWatch:
 
         Queries the engine only for tables that are new, or that were dropped and created again.
         """
+        without_parts = self._without_parts
+        if table in without_parts:
+            return None
         known = self._directories.get(table)
         if known is None or not Path(known).is_dir():
             result = self._engine.query(
@@ -200,4 +210,6 @@ class PartWatch:
             known = str(result.rows[0][0]) if result.rows else None
             if known:
                 self._directories[table] = known
+            else:
+                without_parts.add(table)
         return known or None

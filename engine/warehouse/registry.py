@@ -9,17 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
 
-from engine.schema import Column, Mark, Name, Table
+from engine.schema import Column, Mark, Name, Table, literal
 from engine.warehouse import ddl
 from engine.warehouse.checked_inserts import insert_checked
+from engine.warehouse.kept_bodies import Bodies, KeptBodies
 from engine.warehouse.layout_version import STOP_NAME
 from engine.warehouse.port import Warehouse
 
 STATE_TABLE = "_rk_state"
+_UNCOUNTED = ("history", "settled", "doubt", "coverage", "missed", "deferred")
+"""Records of deliveries. If they changed the version, each delivery would make every server load a new snapshot."""
 VERSION_COLUMN = Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))")
 
 
@@ -67,13 +71,17 @@ class Registry:
         self._name = Name(workspace, table)
         self._table = self._name.sql()
         self._versions = VersionClock(lambda: self._newest("1"))
+        # Other processes may write the table of a ClickHouse server.
+        self._kept = KeptBodies(_UNCOUNTED) if warehouse.capabilities.embedded else None
         warehouse.execute(ddl.create_database(workspace))
         warehouse.execute(ddl.create_table(state_table(workspace, table)))
 
     def version(self) -> int:
         """A number that increases with each change to control state, except for records of deliveries."""
-        # Otherwise each delivery would make every server load a new snapshot.
-        return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed', 'deferred')")
+        condition = f"kind NOT IN ({', '.join(map(literal, _UNCOUNTED))})"
+        if self._kept is None:
+            return self._newest(condition)
+        return self._kept.version(lambda: self._newest(condition))
 
     def _newest(self, condition: str) -> int:
         result = self.warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")
@@ -85,16 +93,23 @@ class Registry:
 
     def read_all(self, kinds: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
         """All bodies of several kinds, by kind and name."""
+        wanted = tuple(kinds)
+        bodies = self._query(wanted) if self._kept is None else self._kept.read(wanted, self._query)
+        # Parsed for each caller, who may change the result.
+        return {k: {n: orjson.loads(body) for n, body in bodies[k].items()} for k in wanted if bodies.get(k)}
+
+    def _query(self, kinds: Iterable[str] | None) -> Bodies:
+        """The newest bodies in the table: of kinds, or all."""
         newest = self.warehouse.query(
             # Without the file that only makes programs of layout 1 refuse the workspace.
             f"SELECT kind, name, argMax(body, version) AS b, argMax(deleted, version) AS d FROM {self._table} "
-            "WHERE kind IN {kinds:Array(String)} AND name != {stop:String} "
+            f"WHERE {'1' if kinds is None else 'kind IN {kinds:Array(String)}'} AND name != {{stop:String}} "
             "GROUP BY kind, name HAVING d = 0 ORDER BY kind, name",
-            {"kinds": list(kinds), "stop": STOP_NAME},
+            {"kinds": list(kinds or ()), "stop": STOP_NAME},
         )
-        bodies: dict[str, dict[str, dict[str, Any]]] = {}
+        bodies: Bodies = {}
         for kind, name, body, _ in newest.rows:
-            bodies.setdefault(kind, {})[name] = orjson.loads(body)
+            bodies.setdefault(str(kind), {})[str(name)] = str(body)
         return bodies
 
     def newest_blocks(self) -> dict[str, int]:
@@ -130,4 +145,5 @@ class Registry:
         version = self._versions.next()
         columns = ("kind", "name", "body", "deleted", "version")
         lines = (orjson.dumps(dict(zip(columns, (*row, version), strict=True))) for row in rows)
-        insert_checked(self.warehouse, self._name, b"\n".join(lines), columns)
+        with self._kept.writing(row[0] for row in rows) if self._kept is not None else nullcontext():
+            insert_checked(self.warehouse, self._name, b"\n".join(lines), columns)

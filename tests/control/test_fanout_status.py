@@ -136,6 +136,7 @@ def test_undelivered_rows_are_a_lag(billing: Billing) -> None:
     assert lane is not None
     with lane.delivery_lock:
         outcome = billing.send("clicks", rows(20))
+        time.sleep(0.01)  # ages are in milliseconds
         status = datasource_status(billing, "clicks")
         assert status["rows"] == 3, "of tenants in step; others have no table to wait for"
         assert status["seconds"] > 0
