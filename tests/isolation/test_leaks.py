@@ -22,22 +22,10 @@ from engine.query import authorize, executor
 from engine.tokens.claims import Scope
 from engine.warehouse.port import Format
 from engine.web import openapi
+from tests.isolation.marked_rows import OWN_WORKSPACE, PIPES, PLACEMENTS, READABLE, ROWS, sentinels
 from tests.isolation.probes import LANDING_PROBES, OTHERS, PROBES, SHAPES, matrix
 from tests.isolation.random_sql import Grammar
-from tests.isolation.services import (
-    OWN_WORKSPACE,
-    PIPES,
-    PLACEMENTS,
-    READABLE,
-    ROWS,
-    Service,
-    leaks,
-    outcome,
-    scopes_of,
-    sentinels,
-    services,
-    shown,
-)
+from tests.isolation.services import Service, leaks, outcome, scopes_of, services, shown
 from tests.isolation.two_tenants import statements
 
 FULL = os.environ.get("ROOKERY_TEST_LEAKS") == "full"
