@@ -41,6 +41,10 @@ scripts.
 """
 MIN_BODY_BYTES_PER_SECOND = 500
 """A body that arrives more slowly exceeds its deadline."""
+MAX_PIPELINED = 32
+"""Maximum number of requests of a connection that wait for the response to an earlier one. A client could otherwise
+send thousands at once, which take more memory and time than their bytes suggest.
+"""
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 20
 """How long, and how many bytes, a refused client may still send. If the connection were closed immediately, the
@@ -200,6 +204,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin the request's record, before the application runs."""
         self._buffered_bytes = 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._stop_parsing(BAD_HTTP, f"more than {MAX_PIPELINED} requests wait for earlier ones")
         # Before the request can run, and with the address of the connection, which a header may replace later.
         record = self._begun_record()
         cast(dict[str, Any], self.scope)[RECORD_KEY] = record

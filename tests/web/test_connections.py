@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import repeat
 from urllib.parse import urlsplit
 
@@ -131,6 +131,17 @@ def test_input_that_is_not_http_is_refused(server: Server) -> None:
         with connect(server) as connection:
             connection.sendall(text)
             refused(connection, 400, "RK4025")
+
+
+def test_requests_that_do_not_wait_for_responses_are_limited(server: Server) -> None:
+    request, ok = b"GET /live HTTP/1.1\r\nhost: a\r\n\r\n", b"HTTP/1.1 200"
+    for number, answered in ((20, range(20, 21)), (2000, range(100))):
+        received = b""
+        with connect(server) as connection, suppress(ConnectionResetError):
+            connection.sendall(request * number)
+            while received.count(ok) < number and (piece := connection.recv(65536)):
+                received += piece
+        assert received.count(ok) in answered
 
 
 POST = b"POST /v0/sql HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\nauthorization: Bearer %s\r\n\r\n"
