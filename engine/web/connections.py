@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from engine.errors import (
     BAD_HTTP,
@@ -49,6 +50,10 @@ LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 20
 """How long, and how many bytes, a refused client may still send. If the connection were closed immediately, the
 response could be lost.
+"""
+MAX_WAITING_REQUESTS = 8
+"""How many requests of a connection may wait for an earlier response before it is no longer read. While it is not
+read, the server does not notice that the client has disconnected.
 """
 
 
@@ -143,6 +148,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._linger_bytes = LINGER_BYTES
         # Records of the requests whose responses are not complete, in order.
         self._records: deque[RequestRecord] = deque()
+        # The request that runs. `cycle` is the latest one, which may wait for it.
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline for the first head, or refuse the connection."""
@@ -162,6 +169,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self.bounds.log.end(cast(dict[str, Any], cycle.scope)[RECORD_KEY])
         self.pipeline.clear()
         super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, and count it: the parser buffers an unfinished line, which could be endless."""
@@ -211,6 +225,8 @@ class GuardedProtocol(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)[RECORD_KEY] = record
         self._records.append(record)
         super().on_headers_complete()
+        if 0 < len(self.pipeline) <= MAX_WAITING_REQUESTS:
+            self.flow.resume_reading()
         self._enter_phase(Phase.BODY, self.bounds.settings.body_seconds)
 
     def on_chunk_header(self) -> None:

@@ -25,8 +25,8 @@ endpoint: {}
 """,
     "pipes/slow.yaml": """
 nodes:
-  - {name: slow_node, sql: "SELECT max(cityHash64(number)) AS n FROM numbers(20000000000)"}
-endpoint: {}
+  - {name: slow_node, sql: "SELECT max(cityHash64(number)) AS n FROM numbers(2000000000000)"}
+endpoint: {limits: {max_seconds: 300}}
 """,
     "pipes/many.yaml": """
 nodes:
