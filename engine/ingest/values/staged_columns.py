@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from engine.ingest.formats.file_columns import ELEMENTS, SourceType
 from engine.ingest.row_expressions import flag_check
+from engine.ingest.values.csv_composites import csv_composite, has_elements
 from engine.ingest.values.fast_path import fast_checks_of
 from engine.ingest.values.json_paths import stage_nested
 from engine.ingest.values.staged_paths import stage_array_values, stage_collected_values, stage_verbatim_text
@@ -88,10 +89,14 @@ class ColumnStager:
         if self.mode.integers_as_text and self.format is Input.NDJSON and integer_bounds(type.kind) and not is_wide:
             # The engine's number parser reads true and false as 1 and 0, but it does not parse this value.
             value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
-        wide = wide_type_of(type, integers_as_text=self.mode.integers_as_text, source_type=source_type)
+        wide = csv_composite(type) if type.parts and self.format is Input.CSV else None
+        if wide is None:
+            wide = wide_type_of(type, integers_as_text=self.mode.integers_as_text, source_type=source_type)
         staging_type, read, required = wide.staging_type, value, ""
         if column.required:
             staging_type, read, required = _required(wide.staging_type, value)
+            if type.parts and staging_type == "Nullable(String)":
+                required = f"({required} AND {has_elements(read)})"
         if source_type == "other" and type.kind == "Tuple" and self.format is Input.PARQUET:
             return _stage_struct(column, name, wide)
         extra = " AND ".join(filter(None, [required, flag_check(self.source, column.name, read)]))

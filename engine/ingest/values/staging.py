@@ -35,6 +35,8 @@ _NEVER_FILLED = f"_rk_never_{OWN_NAMES}"
 """A column of the stage for which rows never have a value."""
 _MAX_EMPTY_TESTS = 2
 """Columns that `maybe_empty_condition` tests."""
+COMPOSITES = ("Array(", "Map(", "Tuple(")
+"""How the names of types with parts begin."""
 NO_SOURCE_TYPES: Mapping[str, SourceType] = {}
 
 
@@ -201,10 +203,12 @@ def _as_stored(staged: StagedColumn, type: str) -> str:
     rejects the row.
     """
     stored = staged.full.stored
+    if type.startswith(COMPOSITES) and staged.type in ("String", "Nullable(String)") and staged.full.check:
+        return f"if({staged.full.check}, {stored}, defaultValueOfTypeName({literal(type)}))"
     if stored == staged.value or "Nullable(" in type:
         return stored
     inner = stored.removeprefix("CAST(").removesuffix(f" AS {type})")
-    if inner == stored or staged.type.startswith(("Array(", "Map(", "Tuple(")):
+    if inner == stored or staged.type.startswith(COMPOSITES):
         return stored
     return f"CAST(assumeNotNull(accurateCastOrNull({inner}, {literal(base_type(type))})) AS {type})"
 

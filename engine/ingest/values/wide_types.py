@@ -131,6 +131,22 @@ def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
     return _any_as_text(type)
 
 
+def text_value(type: Type) -> WideType | None:
+    """How a value without parts is checked and converted from text; None if only the engine can read it."""
+    if type.kind == "Bool":
+        spellings = "('true', 'false', '1', '0')"
+        return WideType(
+            "String", lambda v: f"(lower({v}) IN {spellings})", lambda v: f"(lower({v}) IN ('true', '1'))"
+        )
+    if type.kind in ("String", "FixedString", "IPv4", "IPv6"):
+        return _cast_text(type)
+    wide = _from_text(type, integers_as_text=True)
+    if wide is None or wide.staging_type == "String":
+        return wide
+    limit = FIRST_INFINITE.get(type.kind, "inf")
+    return WideType("String", lambda v: f"ifNull(abs({_float(v)}) < {limit} OR isNaN({_float(v)}), 0)", _float, True)
+
+
 def _any_as_text(type: Type) -> WideType:
     """Return how a value is staged as text, whatever its type in the file."""
     wide = _from_text(type, integers_as_text=True)
@@ -139,6 +155,11 @@ def _any_as_text(type: Type) -> WideType:
     if type.kind.startswith(("Float", "BFloat")):
         limit = FIRST_INFINITE.get(type.kind, "inf")
         return WideType("String", lambda v: f"ifNull(abs({_float(v)}) < {limit}, 0)", _float, True)
+    return _cast_text(type)
+
+
+def _cast_text(type: Type) -> WideType:
+    """Return how a value is staged as text that the engine converts."""
 
     def cast(v: str) -> str:
         return f"accurateCastOrNull({v}, {literal(type.text)})"
