@@ -17,7 +17,9 @@ FIRST_PAUSE_SECONDS = 0.05
 """Most changes have ended by then."""
 LONGEST_PAUSE_SECONDS = 0.25
 
-_MUTATES = re.compile(r"ALTER TABLE (`[^`]+`\.`[^`]+`) (?:DROP COLUMN|MODIFY COLUMN|MODIFY TTL|REMOVE TTL)")
+_MUTATES = re.compile(
+    r"ALTER TABLE (`[^`]+`\.`[^`]+`) (?:DROP COLUMN|MODIFY COLUMN|MODIFY TTL|REMOVE TTL|UPDATE|DELETE)"
+)
 """Changes that wait for a mutation, with their table."""
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from engine.control import fanout_status
-from engine.control.doctor import deep_checks, examination, storage_checks
+from engine.control.doctor import assumed_zone, deep_checks, examination, storage_checks
+from engine.control.doctor.comparison import Comparison
 from engine.control.doctor.findings import ERROR, WARNING, Context, Finding
 from engine.control.push import push
 from engine.fanout.offsets import Offset
@@ -150,7 +151,18 @@ def test_a_nest_without_its_constraint_and_with_a_foreign_row(billing: Billing) 
     assert_healthy(billing, deep=True)
 
 
-def test_a_different_copy_is_found_by_count_and_by_content(billing: Billing) -> None:
+def zones_tried(billing: Billing, monkeypatch: pytest.MonkeyPatch, *, unproven: str | None) -> list[str]:
+    """In which zones the doctor compares tables, as if the workspace's zone had only been assumed."""
+    tried: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(assumed_zone, "is_zone_assumed", lambda _registry: True)
+        patched.setattr(Comparison, "agrees_in", lambda _self, zone: tried.append(zone))
+        patched.setattr(Comparison, "why_unproven", lambda _self: unproven)
+        assert assumed_zone.other_zone(examination.context_of(billing.workspace)) is None
+    return tried
+
+
+def test_a_different_copy_is_found_by_count_and_by_content(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     table = billing.nest("3", "clicks").sql()
     billing.execute(f"ALTER TABLE {table} UPDATE units = units + 1000 WHERE 1 SETTINGS mutations_sync = 1")
     differing = one(billing, "copy", deep=True)
@@ -164,6 +176,8 @@ def test_a_different_copy_is_found_by_count_and_by_content(billing: Billing) -> 
     derived = one(billing, "derived", deep=True)
     assert (derived.level, derived.object) == (ERROR, "main_nest_3.clicked")
     assert "not in the source" in derived.message
+    assert zones_tried(billing, monkeypatch, unproven=None)
+    assert not zones_tried(billing, monkeypatch, unproven="rows may have expired")
     target = billing.nest("3", "clicked").sql()
     billing.execute(f"ALTER TABLE {target} DELETE WHERE event = 'twice' SETTINGS mutations_sync = 1")
     assert_healthy(billing, deep=True)

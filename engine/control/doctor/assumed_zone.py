@@ -7,12 +7,13 @@ opens the directory on a host in another zone, every table by days differs from 
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from engine.control.doctor.comparison import Comparison
 from engine.control.doctor.derived_tables import Derived, derived_tables
 from engine.control.doctor.determined_columns import determined_columns
+from engine.control.doctor.differences import MORE, SURPLUS, Difference
 from engine.control.doctor.findings import Context
 from engine.plan.coverage import Coverage
 from engine.workspace.time_zone import is_zone_assumed
@@ -45,7 +46,8 @@ def other_zone(context: Context) -> str | None:
         if comparison is None:
             continue
         try:
-            if not comparison.differences() or not _is_small(context, comparison):
+            differences = comparison.differences()
+            if not differences or _has_expired(comparison, differences) or not _is_small(context, comparison):
                 continue
             found = next((z for z in _candidates(context.workspace.zone) if comparison.agrees_in(z)), None)
         finally:
@@ -59,6 +61,15 @@ def _comparison(context: Context, derived: Derived) -> Comparison | None:
     coverage = Coverage(context.workspace.warehouse, context.workspace.registry, context.live)
     determined = determined_columns(context, derived, coverage)
     return None if isinstance(determined, str) else Comparison(context, derived, determined, coverage)
+
+
+def _has_expired(comparison: Comparison, differences: Iterable[Difference]) -> bool:
+    """Whether a table has only more than its source, which may have lost rows: no zone explains that.
+
+    Rows that were divided into other days are missing on one day and surplus on another.
+    """
+    kinds = {kind for difference in differences for kind in difference.counts}
+    return kinds <= {MORE, SURPLUS} and comparison.why_unproven() is not None
 
 
 def _is_small(context: Context, comparison: Comparison) -> bool:
