@@ -34,7 +34,6 @@ from engine.errors import (
     RookeryError,
 )
 from engine.settings import Settings
-from engine.warehouse.unfinished import scratch_directory
 
 _TOKEN = re.compile(r"[!-~]+")
 NDJSON = "application/x-ndjson"
@@ -181,6 +180,8 @@ def connected(settings: Settings, *, create: bool, keep: bool) -> Iterator[Conne
         except RookeryError as exc:
             if not create or keep or exc.code.id != NO_DATABASE.id:
                 raise
+            from engine.warehouse.unfinished import scratch_directory
+
             output.say(f"{exc.message}: comparing with an empty one", "yellow")
             stack.enter_context(interrupts.raised())
             temporary = {"data": stack.enter_context(scratch_directory()).path / "data", "clickhouse_url": None}

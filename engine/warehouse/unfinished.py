@@ -77,7 +77,10 @@ def _create(directory: Path, prefix: str, *, is_directory: bool) -> Unfinished |
     """A new file or directory; None if another process took it for abandoned."""
     if is_directory:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
     else:
         lock, name = tempfile.mkstemp(prefix=prefix, dir=directory)
         path = Path(name)
