@@ -93,9 +93,10 @@ def test_a_push_completes_uncertain_batches_before_it_creates_views(rookery: Roo
     rookery.run(REFUSED.format("main.sums"))
     _code(rookery, _rows())
     files = project("direct", "more", "fresh")
+    # Declared, because a push removes other settings.
+    refusing = files["datasources/sums.yaml"].replace("engine: {", "engine: {settings: {parts_to_throw_insert: 1}, ")
     with pytest.raises(RookeryError):
-        rookery.push(files)
-    rookery.run(TAKEN.format("main.sums"))
+        rookery.push({**files, "datasources/sums.yaml": refusing})
     rookery.push(files)
     rookery.wait_until_read()
     assert rookery.differences(OWN, ("sums", "more", "fresh")) == []
