@@ -101,7 +101,9 @@ def exact(server: Server, own: tuple[int, ...], pooled: tuple[int, ...]) -> None
     assert_kinds_exact(server)
 
 
+@pytest.mark.soak_only
 def test_doctor(home: Path) -> None:
+    """As in `test_unloaded_nests.py`, over HTTP."""
     with restarted(home) as server:
         healthy(server)
 
@@ -136,7 +138,9 @@ def test_a_new_tenant_gets_its_history(home: Path) -> None:
         assert rows_as_tenant(server, 4, "SELECT sum(units) AS u FROM usage_daily") == [{"u": 5}]
 
 
+@pytest.mark.soak_only
 def test_another_fanout_mode(home: Path, mode: str) -> None:
+    """As in `test_unloaded_nests.py`, over HTTP and back again."""
     with restarted(home) as server:
         server.push(project("direct" if mode == "routed" else "routed"))
         send(server, 7)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from engine.web.requests import TENANT_HEADER
 from tests.support.server import Server, running
 
 PROJECT = Path(__file__).resolve().parents[2] / "examples" / "reviews"
@@ -60,7 +61,7 @@ def _killed_while_delivering(server: Server) -> None:
 
 def _counted(server: Server, tenant: str) -> tuple[int, int]:
     """Reviews by the tenant's rows, and by its sums."""
-    token = server.mint("PIPES:READ:vendor_summary", "PIPES:READ:reviews_per_month", tenant=tenant)
-    (summary,) = server.get("/v0/pipes/vendor_summary.json", token).json()["data"]
-    months = server.get("/v0/pipes/reviews_per_month.json", token).json()["data"]
-    return summary["reviews"], sum(month["reviews"] for month in months)
+    sql = "SELECT (SELECT count() FROM reviews) AS rows, (SELECT sum(m.reviews) FROM monthly_reviews AS m) AS sums"
+    headers = {TENANT_HEADER: tenant}
+    (counts,) = server.admin_json("POST", "/v0/sql", content=sql, headers=headers)["data"]
+    return counts["rows"], counts["sums"]
