@@ -27,7 +27,7 @@ from tests.support.soak import soak_rounds
 OWN, POOLED = (1, 2), (8,)
 TENANTS = (*OWN, *POOLED)
 WRITERS = 3
-BACKUPS = soak_rounds(2)
+BACKUPS = soak_rounds(1)
 
 
 def project(mode: str) -> dict[str, str]:

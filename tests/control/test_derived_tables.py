@@ -71,7 +71,7 @@ def _files(mode: str) -> dict[str, str]:
     return {"datasources/events.yaml": EVENTS % mode, **{f"pipes/to_{n}.yaml": t for n, t in pipes.items()}}
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+@pytest.fixture(scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only)])
 def filled(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Rookery, Rows]]:

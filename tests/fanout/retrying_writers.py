@@ -84,7 +84,8 @@ class Request:
 class Stream:
     """Writers in threads. The address of the server can change, and it can be unreachable for a while."""
 
-    def __init__(self, seed: int, *, keyed: bool = True, tenants: Iterable[str] = EVERYONE) -> None:
+    def __init__(self, seed: int, *, first: int = 0, keyed: bool = True, tenants: Iterable[str] = EVERYONE) -> None:
+        """Ids begin after `first`."""
         self.url: str | None = None
         self.token = ""
         self.requests: list[Request] = []
@@ -93,7 +94,7 @@ class Stream:
         self._tenants = [int(t) for t in tenants]
         self._chance = random.Random(seed)
         self._lock = threading.Lock()
-        self._ids = 0
+        self._ids = first
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
 

@@ -24,7 +24,7 @@ BEFORE, AFTER = 40, 60
 
 
 @pytest.mark.proves("B6", "B7")
-@pytest.mark.parametrize("mode", ["routed", "direct"])
+@pytest.mark.parametrize("mode", ["routed", pytest.param("direct", marks=pytest.mark.soak_only)])
 def test_tenants_are_added_while_rows_arrive(tmp_path: Path, mode: str) -> None:
     with running(tmp_path) as server:
         server.push(project(mode))

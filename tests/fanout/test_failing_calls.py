@@ -17,7 +17,7 @@ CALLS = {"rename": 8, "mkdir": 8, "openat": 40}
 """Calls of which the sample is taken, and how many of them a thread makes for a batch, or more."""
 
 
-@pytest.mark.parametrize("mode", ["direct", "routed"])
+@pytest.mark.parametrize("mode", ["direct", pytest.param("routed", marks=pytest.mark.soak_only)])
 def test_every_row_is_stored_once_after_failures(tmp_path: Path, mode: str) -> None:
     if (reason := reason_to_skip()) is not None:
         pytest.skip(reason)

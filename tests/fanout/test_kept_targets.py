@@ -30,7 +30,7 @@ materialize: {target: totals, per_tenant: true, engine: {type: SummingMergeTree,
 POOLED, OWN = "1", "100"
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+@pytest.fixture(scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only)])
 def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     with open_rookery(tmp_path_factory.mktemp(request.param)) as made:
         made.push({"datasources/events.yaml": EVENTS % request.param, "pipes/fill.yaml": PIPE % "n"})
