@@ -71,7 +71,7 @@ def once(self: executor.Queries, execution: executor.Execution, statement: State
 @pytest.mark.parametrize("part", ["dictionaries", "types", "second run"])
 def test_removing_a_safeguard_is_detected(again: Pivot, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "second run":
-        monkeypatch.setattr(executor.Queries, "_first", once)
+        monkeypatch.setattr(executor.Queries, "_open_or_rerun", once)
     else:
         monkeypatch.setattr(scope, "own_values", partial(without, part))
     run(again, Grammar(SEED), QUERIES, until=lambda p: bool(p.found))
