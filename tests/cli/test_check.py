@@ -86,19 +86,21 @@ def test_all_problems_are_reported_with_their_places(tmp_path: Path, problems: d
     assert not set(listing) - set(problems), "a file that is right is blamed"
 
 
-@pytest.mark.parametrize(
-    ("sql", "position"),
-    [
-        ("SELECT units,\n    countt(units) AS cont\n  FROM events GROUP BY units", "3:5"),
-        ("SELECT units, 'eventz' AS e\n  FROM events\n  JOIN eventz USING (units)", "4:8"),
-        ("SELECT {{ Int8(a, 1) }} AS countt,\n    countt(units) AS n\n  FROM events", "3:5"),
-        ("SELECT units FROM\n  numberz(5)", "3:3"),
-    ],
-)
-def test_an_unknown_name_has_its_own_position(tmp_path: Path, sql: str, position: str) -> None:
+UNKNOWN = {
+    "SELECT units,\n    countt(units) AS cont\n  FROM events GROUP BY units": "3:5",
+    "SELECT units, 'eventz' AS e\n  FROM events\n  JOIN eventz USING (units)": "4:8",
+    "SELECT {{ Int8(a, 1) }} AS countt,\n    countt(units) AS n\n  FROM events": "3:5",
+    "SELECT units FROM\n  numberz(5)": "3:3",
+}
+
+
+def test_an_unknown_name_has_its_own_position(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    cli.write({**FILES, "endpoints/own.yaml": f"sql: |\n  {sql}\n"})
-    assert f"endpoints/own.yaml:{position}, " in cli("check", code=1).err
+    cli.write({**FILES, **{f"endpoints/own{n}.yaml": f"sql: |\n  {sql}\n" for n, sql in enumerate(UNKNOWN)}})
+    listing = listed(cli("check", code=1).err)
+    for number, position in enumerate(UNKNOWN.values()):
+        file = f"endpoints/own{number}.yaml"
+        assert [line.startswith(f"{file}:{position}, ") for line in listing[file]] == [True]
 
 
 @pytest.mark.parametrize("command", ["check", "push"])
@@ -166,14 +168,16 @@ def test_missing_projects_files_and_folders_are_errors(tmp_path: Path) -> None:
     assert "p.yml" in cli("check", code=1).err
 
 
-@pytest.mark.parametrize("name", ["q", "format", "token", "output_format_json_quote_64bit_integers"])
-def test_a_template_parameter_that_no_request_can_set_is_refused(tmp_path: Path, name: str) -> None:
+def test_template_parameters_that_no_request_can_set_are_refused(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    sql = f"  SELECT\n    {{{{ String({name}, 'a') }}}} AS a"
-    cli.write({"endpoints/p.yaml": f"sql: |\n{sql}\n"})
-    text = cli("check", code=1).err
-    assert "endpoints/p.yaml:3" in text and "RK1006" in text and f"`{name}`" in text
-    assert "RK1006" in cli("push", code=1).err
+    names = ("q", "format", "token", "output_format_json_quote_64bit_integers")
+    sql = "sql: |\n  SELECT\n    {{{{ String({}, 'a') }}}} AS a\n"
+    cli.write({f"endpoints/p{n}.yaml": sql.format(name) for n, name in enumerate(names)})
+    for command in ("check", "push"):
+        listing = listed(cli(command, code=1).err)
+        for number, name in enumerate(names):
+            (line,) = listing[f"endpoints/p{number}.yaml"]
+            assert line.startswith(f"endpoints/p{number}.yaml:3") and "RK1006" in line and f"`{name}`" in line
 
 
 def test_a_token_that_could_never_append_is_refused(tmp_path: Path) -> None:
@@ -200,13 +204,13 @@ GENERATED = {
 }
 
 
-@pytest.mark.parametrize("sql", GENERATED, ids=range(len(GENERATED)))
-def test_no_file_is_written_for_invalid_sql(tmp_path: Path, sql: str) -> None:
+def test_no_file_is_written_for_invalid_sql(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
-    for more in ((), ("--force",)):
-        text = cli("pipe", "generate", "made", sql, *more, code=1).err
-        assert "query:1:" in text and GENERATED[sql] in text
+    for sql, code in GENERATED.items():
+        text = cli("pipe", "generate", "made", sql, code=1).err
+        assert "query:1:" in text and code in text
+    assert code in cli("pipe", "generate", "made", sql, "--force", code=1).err
     assert "query:2:4" in cli("pipe", "generate", "made", "SELECT\n   nonesuch FROM events", code=1).err
     assert not (tmp_path / "pipes" / "made.yaml").exists()
     cli("check")
@@ -220,19 +224,15 @@ def test_the_tables_of_a_generated_pipe_may_come_later(tmp_path: Path) -> None:
     cli("check")
 
 
-@pytest.mark.parametrize("condition", ['event = "order"', 'event IN ("x", "y")', """event = "it's" """], ids=range(3))
-def test_text_in_double_quotes_gets_a_hint(tmp_path: Path, condition: str) -> None:
+def test_only_text_in_double_quotes_gets_a_hint(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    cli.write({**FILES, "endpoints/p.yaml": f"sql: |\n  SELECT 1 AS a FROM events WHERE {condition}\n"})
-    text = cli("check", code=1).err
-    assert "RK2007" in text and "single quotes" in text.partition("hint:")[2]
-
-
-def test_an_unknown_name_without_double_quotes_gets_no_such_hint(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
-    cli.write({**FILES, "endpoints/p.yaml": "sql: SELECT 1 AS a FROM events WHERE evnt = 'evnt'\n"})
-    text = cli("check", code=1).err
-    assert "RK2007" in text and "single quotes" not in text
+    conditions = ['event = "order"', 'event IN ("x", "y")', """event = "it's" """, "evnt = 'evnt'"]
+    sql = "sql: |\n  SELECT 1 AS a FROM events WHERE {}\n"
+    cli.write({**FILES, **{f"endpoints/p{n}.yaml": sql.format(where) for n, where in enumerate(conditions)}})
+    errors = {e["place"].partition(":")[0]: e for e in cli("--json", "check", code=1).json["errors"]}
+    assert {e["code"] for e in errors.values()} == {"RK2007"}
+    hints = [errors[f"endpoints/p{n}.yaml"].get("hint") or "" for n in range(len(conditions))]
+    assert ["single quotes" in hint for hint in hints] == [True, True, True, False]
 
 
 def test_an_endpoint_cannot_take_the_place_of_the_openapi_document(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -35,10 +35,16 @@ def bash(words: str) -> dict[str, str]:
     return {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
 
 
-def completed(cli: Cli, environment: dict[str, str]) -> str:
+def completed(cli: Cli, environment: dict[str, str], command: Sequence[str] = REAL) -> str:
     """What a completion prints. It must not print anything else, and must not fail."""
     done = subprocess.run(
-        REAL, cwd=cli.directory, env=cli.seen(**environment), capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=cli.directory,
+        env=cli.seen(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()
@@ -68,7 +74,7 @@ def completed(cli: Cli, environment: dict[str, str]) -> str:
 )
 def test_names_of_a_running_server(server: Server, tmp_path: Path, words: str, names: str) -> None:
     cli = for_server(server, tmp_path / "here")
-    assert completed(cli, bash(words)).split() == names.split()
+    assert completed(cli, bash(words), cli.command).split() == names.split()
     assert not list(cli.directory.iterdir())
 
 

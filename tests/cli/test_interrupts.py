@@ -24,6 +24,7 @@ COMMANDS = {
     "append events rows.ndjson": 0,
     "doctor --deep": 0,
 }
+WRITING = ("push", "tenant add 1 2", "append events rows.ndjson")
 DONE = ("pushed", "appended", "added", "healthy", "are fine", "nothing to do")
 
 
@@ -36,8 +37,12 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cli.directory
 
 
+# The commands that change nothing are left to `make soak`: the handler is the same, and nothing can stay half done.
 @pytest.mark.soak
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [c if c in WRITING else pytest.param(c, marks=pytest.mark.soak_only) for c in COMMANDS],
+)
 def test_an_interrupt_at_any_moment(pushed: Path, tmp_path: Path, command: str) -> None:
     shutil.copytree(pushed, tmp_path, symlinks=True, dirs_exist_ok=True)
     cli = Cli(tmp_path)
