@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from tests.docs.reading import ROOT, Block, blocks
+from tests.support.forking import forker
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = list(blocks(TEXT))
@@ -42,7 +43,9 @@ class Tour:
         self._cwd.write_text(f"{self._home}\n")
         self._saved.touch()
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_") and k != "CI"}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # Commands that end are forked, which saves their start-up. Servers are started, to receive their signals.
+        path = f"{forker()}{os.pathsep}{self._path}"
         self._environment = {**kept, "PATH": path, "HOME": str(self._home), "ROOKERY_PORT": str(port)}
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -74,7 +77,7 @@ class Tour:
 
     def start(self, text: str) -> None:
         """Start a block and wait until its server answers."""
-        script = f'. "{self._saved}"; cd "{self.here}"; exec {self._ported(text)}'
+        script = f'. "{self._saved}"; PATH="{self._path}"; cd "{self.here}"; exec {self._ported(text)}'
         process = subprocess.Popen(
             ["bash", "-c", script],
             env=self._environment,
