@@ -37,7 +37,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cli.directory
 
 
-# The commands that change nothing are left to `make soak`: the handler is the same, and nothing can stay half done.
+# The commands that change nothing are left to `make soak`: the handler is the same, and they leave nothing unfinished.
 @pytest.mark.soak
 @pytest.mark.parametrize(
     "command",
