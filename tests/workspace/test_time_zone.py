@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +16,9 @@ from engine import errors
 from engine.errors import SETTING, RookeryError
 from engine.settings import Settings, load
 from engine.workspace.opening import open_workspace
+from tests.cli.commands import Cli
 from tests.support.clickhouse_http import WRITER, serve
-from tests.support.server import ROOT, Server, running
+from tests.support.server import Server, running
 
 HOSTS = ("America/New_York", "Asia/Kathmandu")
 EVENTS = """
@@ -208,17 +206,8 @@ def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
                 "b": AT - 4 * 3600 - 1800,
                 "apart": 30,
             }
-    refused = subprocess.run(
-        [sys.executable, "-m", "cli.main", "tenant", "ls"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ROOKERY_TIMEZONE": "Europe/Berlin"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert refused.returncode == 4
-    assert "RK7010" in refused.stderr and "UTC" in refused.stderr and "hint" in refused.stderr
+    refused = Cli(tmp_path)("tenant", "ls", code=4, ROOKERY_TIMEZONE="Europe/Berlin")
+    assert "RK7010" in refused.err and "UTC" in refused.err and "hint" in refused.err
 
 
 @pytest.mark.feature
