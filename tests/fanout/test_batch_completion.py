@@ -7,17 +7,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.compiler import storage
+from engine.fanout.batch_completion import LOOK_BACK_BLOCKS
 from engine.fanout.startup_recovery import complete
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import Rookery, open_rookery
 
 OWN = ("1", "2")
+WINDOW = LOOK_BACK_BLOCKS + 4
+"""How many of its latest blocks a target remembers: in this test, hardly more than are examined."""
 _IDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
 def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
-    with open_rookery(tmp_path_factory.mktemp(request.param)) as opened:
+    with pytest.MonkeyPatch.context() as patched, open_rookery(tmp_path_factory.mktemp(request.param)) as opened:
+        assert WINDOW <= storage.NEST_DEDUP_WINDOW
+        patched.setattr(storage, "NEST_DEDUP_WINDOW", WINDOW)
         opened.push(project(request.param))
         opened.add(*OWN)
         yield opened
@@ -56,7 +62,7 @@ def test_a_view_repaired_since_has_the_batch_once(rookery: Rookery) -> None:
 def test_many_later_inserts_do_not_hide_the_batch(rookery: Rookery) -> None:
     """Targets remember fewer insertions than landing does."""
     assert rookery.deliver(_rows())
-    for n in range(140):
+    for n in range(WINDOW + 2):
         rookery.run(
             f"INSERT INTO main.events (tenant_id, id, n) SETTINGS insert_deduplication_token = 'other {n}' "
             f"SELECT 1, {next(_IDS)}, 1"

@@ -25,7 +25,8 @@ OWN = ("1", "2")
 _IDS = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+# Merges know no modes. What finds their damage differs: the last test of this file is for views on landing.
+@pytest.fixture(scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only)])
 def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     with open_rookery(tmp_path_factory.mktemp(request.param)) as opened:
         opened.push(project(request.param))
@@ -53,6 +54,10 @@ def _newest_part(rookery: Rookery, table: str) -> Path:
 @pytest.mark.parametrize("file", ["data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt"])
 @pytest.mark.parametrize("where", ["landing", "copy", "sums"])
 def test_a_damaged_merge_loses_no_row(rookery: Rookery, where: str, file: str) -> None:
+    _assert_no_row_is_lost(rookery, where, file)
+
+
+def _assert_no_row_is_lost(rookery: Rookery, where: str, file: str) -> None:
     (before,) = rookery.rows("SELECT count() FROM main.events")
     for _ in range(3):
         assert rookery.deliver(_rows())
@@ -233,3 +238,9 @@ def test_reads_undo_a_damaged_merge(rookery: Rookery, file: str) -> None:
         while part.exists():
             assert time.monotonic() < deadline
             assert all(readers.map(read, range(12)))
+
+
+@pytest.mark.parametrize("rookery", ["direct"], indirect=True, scope="module")
+def test_a_damaged_merge_behind_views_on_landing_loses_no_row(rookery: Rookery) -> None:
+    for where in ("copy", "sums"):
+        _assert_no_row_is_lost(rookery, where, "columns.txt")
