@@ -48,6 +48,7 @@ def written(file: Path) -> Iterator[Path]:
     try:
         with unfinished_file(file.parent, BACKUP) as partial:
             yield partial.path
+            # The contents first, so that a crash never leaves an incomplete file with the final name.
             _flush(partial.path)
             _rename(partial.path, file)
             _flush(file.parent)

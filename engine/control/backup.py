@@ -29,6 +29,7 @@ class Backups:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        # A plain lock, which another thread than the one that acquired it may release.
         self._running = threading.Lock()
 
     def start(self) -> Backup:

@@ -140,5 +140,6 @@ def _stored(workspace: Workspace, relation: Relation, tenant: str) -> tuple[Name
 
 def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:
     """Delete rows and wait until they are gone. Raises RK3010 if the engine does not complete it."""
+    # The next call waits: unlike the statement, it makes the engine begin at once and reports the latest failure.
     workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {condition} SETTINGS mutations_sync = 0")
     wait_until_deleted(workspace.warehouse, table)

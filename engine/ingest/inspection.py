@@ -160,6 +160,7 @@ def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[
     try:
         # A copy, because the stage of a file was filled without row numbers.
         warehouse.execute(stage_ddl(batch.schema, numbered))
+        # Only a single thread numbers the rows in their order.
         warehouse.execute(
             f"INSERT INTO {numbered.sql()} ({columns}, {ROW_NUMBER_COLUMN}) "
             "SETTINGS max_threads = 1, max_insert_threads = 1 "

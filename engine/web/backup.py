@@ -42,6 +42,7 @@ class BackupResponse(Response):
                 await self._send_chunks(send)
                 group.cancel_scope.cancel()
         finally:
+            # Shielded: a cancelled task must still close the backup.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._backup.close)
 

@@ -129,6 +129,7 @@ class Upload:
                     )
                 await anyio.to_thread.run_sync(replacement.commit, limiter=limiter)
             except BaseException:
+                # Shielded: a cancelled task must not leave the new table behind.
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(replacement.abandon, limiter=limiter)
                 raise

@@ -32,6 +32,7 @@ NOTHING_GROWS = "no compared column shows whether the table has more rows than i
 """Why a source does not prove what its target should contain."""
 _TIME = re.compile(r"DateTime64\((\d)\)|DateTime(?![\w(])")
 """A type of times without a time zone of its own."""
+_FLOATS = ("Float32", "Float64", "Nullable(Float32)", "Nullable(Float64)")
 _NOT_IMPLEMENTED = 48
 """The engine's error number for a statement that a table engine does not support."""
 
@@ -162,6 +163,7 @@ class Comparison:
             for first, last in block_ranges(self._warehouse, source, after=start):
                 if first >= upto[source]:
                     break
+                # Otherwise the engine would drop a block whose rows are equal to those of an earlier one.
                 self._warehouse.execute(
                     f"INSERT INTO {self.tables.expected.sql()} ({columns}) SETTINGS deduplicate_insert = 'disable', "
                     f"max_insert_threads = 1 {in_block_range(view.backfill, first, min(last, upto[source]))}"
@@ -277,15 +279,21 @@ class Comparison:
         """Conditions on the values of keys that exist on both sides: `e` is the expected value, `a` the actual one,
         `u` their union.
         """
-        floats = self._float_positions()
+        tolerances = self._tolerances()
         less, more, differ = ["0"], ["0"], ["0"]
         for n, (name, _) in enumerate(self.columns.values):
-            short, over = f"a._rk_v{n} < e._rk_v{n}", f"a._rk_v{n} > e._rk_v{n}"
+            expected, actual, union = f"e._rk_v{n}", f"a._rk_v{n}", f"u._rk_v{n}"
+            short, over = _less(actual, expected), _less(expected, actual)
             if name in self.columns.idempotent:
-                short, over = f"u._rk_v{n} != a._rk_v{n}", f"u._rk_v{n} != e._rk_v{n}"
+                short, over = _unequal(union, actual), _unequal(union, expected)
             less += [short] if name in self.columns.growing else []
             more += [over] if name in self.columns.growing - self.columns.floor else []
-            differ.append(f"({short})" if name in self.columns.floor else _differ(f"_rk_v{n}", n in floats))
+            if name in self.columns.floor:
+                differ.append(short)
+            elif n in tolerances:
+                differ.append(_far(expected, actual, tolerances[n]))
+            else:
+                differ.append(_unequal(expected, actual))
         return _Conditions(*(" OR ".join(terms) for terms in (less, more, differ)))
 
     def _reported_kinds(self) -> tuple[str, ...]:
@@ -314,12 +322,23 @@ class Comparison:
             f"any({tenant}) AS _rk_tenant{values} FROM {table} WHERE {where} GROUP BY {columns.key}{having}"
         )
 
-    def _float_positions(self) -> set[int]:
-        """Positions of values that are floating-point numbers, whose sums depend on the order of rows."""
+    def _tolerances(self) -> dict[int, float]:
+        """How far values that are floating-point numbers may differ, relative to their size, by their positions.
+
+        Each addition rounds, so a sum depends on the order of rows; so does storing the sum in a smaller type.
+        """
         select = self._values_by_key(self.columns, self.tables.expected.sql(), 0, 1)
         types = {str(row[0]): str(row[1]) for row in self._warehouse.query(f"DESCRIBE ({select})").rows}
-        by_position = [types[f"_rk_v{n}"] for n in range(len(self.columns.values))]
-        return {n for n, kind in enumerate(by_position) if "Float" in kind and "(" not in kind}
+        small = {
+            c.name
+            for c in self.derived.table.columns
+            if "Float32" in c.type and not c.type.startswith("AggregateFunction(")
+        }
+        return {
+            n: 1e-4 if name in small else 1e-9
+            for n, (name, _) in enumerate(self.columns.values)
+            if types[f"_rk_v{n}"] in _FLOATS
+        }
 
     def _row_count(self, name: Name) -> int:
         return int(self._warehouse.query(f"SELECT count() FROM {name.sql()}").rows[0][0])
@@ -342,11 +361,18 @@ class _Conditions:
     """Some value differs."""
 
 
-def _differ(value: str, is_float: bool) -> str:
-    """Whether two values differ; floating-point numbers may differ by rounding."""
-    if not is_float:
-        return f"(e.{value} != a.{value})"
-    return (
-        f"(isNaN(e.{value}) != isNaN(a.{value}) OR "
-        f"abs(e.{value} - a.{value}) > 1e-9 * greatest(abs(e.{value}), abs(a.{value})))"
-    )
+def _less(one: str, other: str) -> str:
+    """Whether a value is less than another one. NULL, the sum of no rows, is less than any number."""
+    return f"ifNull({one} < {other}, isNull({one}) AND isNotNull({other}))"
+
+
+def _unequal(one: str, other: str) -> str:
+    return f"ifNull({one} != {other}, isNull({one}) != isNull({other}))"
+
+
+def _far(one: str, other: str, tolerance: float) -> str:
+    """Whether two floating-point numbers differ by more than a tolerance."""
+    distance = f"abs({one} - {other})"
+    near = f"isFinite({distance}) AND {distance} <= {tolerance} * greatest(abs({one}), abs({other}))"
+    same = f"{one} = {other} OR isNaN({one}) AND isNaN({other}) OR {near}"
+    return f"ifNull(NOT ({same}), isNull({one}) != isNull({other}))"
