@@ -57,7 +57,7 @@ class MemoryBudget:
     def __init__(self, memory: BodyMemory, writer: str) -> None:
         self._memory = memory
         self._writer = writer
-        self._reserved = 0
+        self._reserved = self._window = 0
 
     def reserve(self, size: int) -> None:
         """Reserve bytes. Raises RK5010 when the memory is used up."""
@@ -76,8 +76,18 @@ class MemoryBudget:
         """Release what is still reserved."""
         self.release(self._reserved)
 
+    def resize_window(self, size: int) -> None:
+        """Reserve or release bytes so that `size` bytes are reserved for a decompressor, in addition to the others.
+
+        Raises RK5010 when the memory is used up.
+        """
+        if size != self._window:
+            self._memory.change(size - self._window, self._writer)
+            self._window = size
+
     def __enter__(self) -> MemoryBudget:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release_all()
+        self.resize_window(0)

@@ -22,6 +22,8 @@ from engine.query.arguments import Repeated
 from engine.web.known_fields import check_object, check_sql
 
 MAX_PARAMETERS = 1000
+MAX_PARAMETER_LISTS = 100_000
+"""Maximum number of lists and objects in a body with parameters: parsing them stops all other requests."""
 MAX_KEY_CHARACTERS = 255
 """Longest idempotency key."""
 TENANT_HEADER = "x-rookery-tenant"
@@ -135,12 +137,14 @@ async def decompressed_chunks(request: Request, limit: int, budget: MemoryBudget
         async for received in request.stream():
             for chunk in decompressor.decompress(received):
                 budget.reserve(len(chunk))
+                budget.resize_window(decompressor.window_bytes)
                 yield chunk
                 if len(chunk) == OUTPUT_BYTES:
                     # A few bytes can decompress to many chunks, so let other requests run in the meantime.
                     await anyio.sleep(0)
     except ClientDisconnect as exc:
         raise _disconnected() from exc
+    budget.resize_window(0)
     if last := decompressor.finish():
         budget.reserve(len(last))
         yield last
@@ -246,6 +250,8 @@ def _body_parameters(body: bytes) -> dict[str, Any]:
     """Parameters in a JSON object or a form. Raises RK4009."""
     # Clients send wrong content types, so the body itself determines whether it is JSON or a form.
     if body.lstrip().startswith(b"{"):
+        if body.count(b"[") + body.count(b"{") > MAX_PARAMETER_LISTS:
+            raise RookeryError(BAD_REQUEST, f"the body has more than {MAX_PARAMETER_LISTS:,} lists and objects")
         return _json_object(body)
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_PARAMETERS)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.cache import DEFAULT_MAX_BYTES
 from engine.control import resources, tenants
 from engine.ingest.batch import AppendResult, Input
+from engine.ingest.idempotency.receipt import Receipt
 from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 EVENTS = """
@@ -54,9 +56,17 @@ def test_a_repeated_request_is_not_stored_after_its_rows_expired(tmp_path: Path,
         assert rookery.rows("SELECT count() FROM main.events_quarantine") == [(1,)]
 
 
+def _receipt(number: int) -> Receipt:
+    """One of a sender that adds rows for very many tenants with long ids."""
+    return Receipt(("", "events", f"{number}"), "", "batch", 0, 0, {f"{number}-{k:0200}": 1 for k in range(1000)})
+
+
 def test_a_repeated_request_is_not_stored_after_its_tenant_was_erased(tmp_path: Path) -> None:
     with open_rookery(tmp_path) as rookery:
         rookery.push(FILES)
+        receipts = rookery.gateway.receipts
+        receipts.mark_stored(map(_receipt, range(300)))
+        assert 50 < len(receipts._confirmed) < 300 and receipts._confirmed.bytes <= DEFAULT_MAX_BYTES
         rookery.add("1", placement="pooled")
         _send(rookery, "a")
         tenants.remove(rookery.workspace, "1", purge=True)

@@ -5,15 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import pytest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from tests.support.server import Server, running
 
 MIB = 1 << 20
+PATIENCE = 30.0
 FILES = {
     "datasources/events.yaml": """
 tenant: tenant
@@ -196,3 +204,27 @@ def test_an_endless_row_counts_against_the_memory_budget(server: Server, ant: st
     headers = {"content-encoding": "gzip"}
     response = server.post("/v0/datasources?name=events&format=ndjson", ant, content=body, headers=headers)
     assert (response.status_code, response.json()["code"]) == (429, "RK5010")
+
+
+def test_windows_of_open_zstd_streams_count_against_the_memory_budget(server: Server, ant: str) -> None:
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 23})
+    begun = compressor.compress(b"\n" * (3 * MIB)) + compressor.flush(zstd.ZstdCompressor.FLUSH_BLOCK)
+    path, parts = "/v0/datasources?name=events&format=ndjson", urlsplit(server.url)
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {ant}\r\ncontent-length: 99999\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port)) as stream:
+        stream.sendall(head.encode() + begun)
+        deadline = time.monotonic() + PATIENCE
+        while "rookery_waiting_bytes 3.145728e+06" not in server.admin("GET", "/metrics").text:
+            assert time.monotonic() < deadline
+        assert server.post(path, ant, content=begun).json()["code"] == "RK5010"
+    while "rookery_waiting_bytes 0.0" not in server.admin("GET", "/metrics").text:
+        assert time.monotonic() < deadline
+    assert server.post(path, ant, content=begun).json()["code"] == "RK5007"
+
+
+def test_parameters_with_very_many_lists_are_refused(server: Server, ant: str) -> None:
+    for number, status in ((50_000, 200), (150_000, 400)):
+        body = {"unused": [[]] * number, **({} if status == 200 else {"q": "["})}
+        response = server.post("/v0/pipes/one.json", ant, json=body)
+        assert response.status_code == status, response.text
+    assert "100,000" in response.json()["error"]

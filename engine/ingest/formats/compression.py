@@ -97,6 +97,12 @@ class Decompressor:
         # Bytes of output so far.
         self._produced = 0
 
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of earlier output that the library keeps. Those of gzip are not worth counting."""
+        is_open = self._member is not None and self._encoding == "zstd"
+        return min(self._produced, 1 << MAX_WINDOW_LOG) if is_open else 0
+
     def decompress(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the output for a chunk, at most OUTPUT_BYTES at a time. Exhaust it before the next chunk."""
         if self._first is not None:

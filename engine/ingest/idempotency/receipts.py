@@ -6,7 +6,6 @@ batch was stored, even after a kill; `stored_batches` explains what shows it lat
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import orjson
 import structlog
 
+from engine.cache import LruCache, size_of
 from engine.errors import IN_DOUBT, UNKNOWN_RECEIPT, RookeryError
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.ingest import quarantine
@@ -37,7 +37,7 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.ingest")
 
 CACHED_RECEIPTS = 10_000
-"""Receipts of stored batches that are kept in memory."""
+"""Maximum number of receipts of stored batches that are kept in memory."""
 
 
 class Receipts:
@@ -48,9 +48,8 @@ class Receipts:
         self._table = Name(workspace.name, RECEIPTS_TABLE).sql()
         self._uncertain = uncertain_batches_of(workspace)
         self._stored = StoredBatches(workspace)
-        self._lock = threading.Lock()
-        self._confirmed: dict[Key, tuple[Receipt, str]] = {}
-        """Receipts of stored batches, each with the id of its datasource's table. Protected by the lock."""
+        self._confirmed: LruCache[Key, tuple[Receipt, str]] = LruCache(CACHED_RECEIPTS, weigh=size_of)
+        """Receipts of stored batches, each with the id of its datasource's table."""
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
         self._versions = VersionClock(self._newest_version)
         # Done at startup, because the last process may have been killed before it recorded them.
@@ -91,16 +90,10 @@ class Receipts:
 
     def mark_stored(self, receipts: Iterable[Receipt]) -> None:
         """Remember that the batch of these receipts is stored."""
-        # The ids are read without the lock, as they may need a query.
-        tables = [(r, self._stored.table_id(r.datasource)) for r in receipts]
-        for receipt, table_id in tables:
+        for receipt in receipts:
+            table_id = self._stored.table_id(receipt.datasource)
             self._stored.note(receipt, table_id)
-        with self._lock:
-            for receipt, table_id in tables:
-                self._confirmed[receipt.key] = (receipt, table_id)
-            # The oldest first: a dictionary keeps the order in which keys were added.
-            while len(self._confirmed) > CACHED_RECEIPTS:
-                del self._confirmed[next(iter(self._confirmed))]
+            self._confirmed.put(receipt.key, (receipt, table_id))
 
     def find(self, keys: Sequence[Key]) -> dict[Key, Receipt]:
         """The receipts of keys whose batch is stored, or (not `is_confirmed`) may be.
@@ -108,11 +101,8 @@ class Receipts:
         The caller ensures that no append with one of the keys is being stored. Quarantined rows of a batch that was
         never stored are removed: the same request sends them again.
         """
-        with self._lock:
-            cached = {k: self._confirmed[k] for k in keys if k in self._confirmed}
-        receipts = {
-            k: receipt for k, (receipt, table_id) in cached.items() if table_id == self._stored.table_id(k[1])
-        }
+        cached = [found for k in keys if (found := self._confirmed.get(k)) is not None]
+        receipts = {r.key: r for r, table_id in cached if table_id == self._stored.table_id(r.datasource)}
         missing = [k for k in keys if k not in receipts]
         for receipt in self._read(missing) if missing else ():
             if self._stored.contains(receipt):
