@@ -16,6 +16,7 @@ from engine.schema import literal
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.embedded import in_this_process
 from engine.warehouse.type_names import parse_type
+from tests.support.soak import soak_rounds, soaking
 
 MOMENTS = [
     f"{day}{sep}{time}{zone}"
@@ -103,6 +104,7 @@ def values_of(
     return result_rows
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_fast_checks_accept_no_text_that_full_checks_refuse(kind: str) -> None:
     usual_text, samples = SAMPLES[kind]
@@ -111,7 +113,8 @@ def test_fast_checks_accept_no_text_that_full_checks_refuse(kind: str) -> None:
     wide, fast = wide_type_of(type), fast_checks_of(type, "String")
     assert wide.staging_type == "String" and wide.check and wide.convert and fast and fast.convert
     # If a function that throws checks the text, each refused text needs separate queries.
-    texts = [usual_text, *samples, *ODD, *mutated(usual_text, 300 if fast.check else 60, chance)]
+    mutations = mutated(usual_text, soak_rounds(100) if fast.check else soak_rounds(30), chance)
+    texts = [usual_text, *(samples if soaking() else samples[::3]), *ODD, *mutations]
 
     long = values_of(f"CAST({wide.convert('v')} AS {kind})", wide.check("v"), texts)
     condition = fast.check("v") if fast.check else "1"
@@ -146,6 +149,7 @@ def test_fast_checks_accept_no_float_that_full_checks_refuse(kind: str) -> None:
     assert {0, 1, 2} <= short.keys() <= values_of("v", wide.check("v"), texts, "Float64").keys()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["UInt8", "Int16", "UInt32", "Int64", "UInt64", "String"])
 def test_fast_checks_accept_no_tenant_that_full_checks_refuse(kind: str) -> None:
     chance = random.Random(7)
@@ -165,7 +169,7 @@ def test_fast_checks_accept_no_tenant_that_full_checks_refuse(kind: str) -> None
         "~",
         *ODD,
     ]
-    texts += mutated(usual_text, 800, chance)
+    texts += mutated(usual_text, soak_rounds(300), chance)
     check = fast_tenant_check(kind, "v")
     assert check
 

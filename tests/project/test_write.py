@@ -21,6 +21,7 @@ from engine.project.parse import parse_source
 from engine.project.pipe import Endpoint, Limits, Materialize, Node, Parameter, Pipe, PipeToken
 from engine.project.schema_json import json_schema
 from engine.project.write import render_datasource, render_pipe, update_pipe
+from tests.support.soak import soak_rounds
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,12}", fullmatch=True).filter(
     lambda x: x.lower() not in RESERVED and not x.lower().startswith("rk_")
@@ -117,9 +118,10 @@ PIPES = st.builds(
     materialize=maybe(MATERIALIZES),
     tokens=several(st.builds(PipeToken, name=NAMES, scope=st.just("READ"))),
 )
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=soak_rounds(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.mark.soak
 @QUICK
 @given(DATASOURCES)
 def test_a_written_datasource_reads_back_equal(datasource: Datasource) -> None:
@@ -128,6 +130,7 @@ def test_a_written_datasource_reads_back_equal(datasource: Datasource) -> None:
     Draft202012Validator(json_schema("datasource")).validate(yaml.safe_load(text))
 
 
+@pytest.mark.soak
 @QUICK
 @given(PIPES)
 def test_a_written_pipe_reads_back_equal(pipe: Pipe) -> None:
@@ -136,6 +139,7 @@ def test_a_written_pipe_reads_back_equal(pipe: Pipe) -> None:
     Draft202012Validator(json_schema("pipe")).validate(yaml.safe_load(text))
 
 
+@pytest.mark.soak
 @QUICK
 @given(PIPES, MATERIALIZES)
 def test_an_updated_pipe_differs_only_in_its_kind(pipe: Pipe, materialize: Materialize) -> None:
@@ -163,7 +167,8 @@ limits max_memory max_seconds parameters enum tokens scope READ indexes final tr
 KEYWORDS = [*re.split(r"\s+", WORDS.strip()), "\n", "\n  ", "\n    ", ": ", "- ", " ", "\t", "\ud800"]
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.soak
+@settings(max_examples=soak_rounds(150), deadline=None)
 @given(
     st.one_of(
         st.text(),
@@ -191,12 +196,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.soak
+@settings(max_examples=soak_rounds(150), deadline=None)
 @given(st.dictionaries(st.sampled_from(["columns", "nodes", "sql", *KEYWORDS[:20]]), JSON, max_size=6))
 def test_any_tree_gives_a_value_or_problems(tree: object) -> None:
     only_problems(lambda: check(Project.of([parse_source(yaml.safe_dump(tree), "f.yaml", "x")])))
 
 
+@pytest.mark.soak
 @QUICK
 @given(PIPES)
 def test_every_character_of_the_sql_is_found_in_the_file(pipe: Pipe) -> None:

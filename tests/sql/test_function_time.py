@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks.bounds import OVERSHOOT_SECONDS, Engine, calls_of, scalar_calls, spelled
 from engine.sql.functions import sections
+from tests.support.soak import soak_rounds
 
-SEED, SAMPLE = 3, 2
+SEED, SAMPLE = 3, soak_rounds(1)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def test_slow_functions_end(engine: Engine, name: str) -> None:
         assert answer[2] < OVERSHOOT_SECONDS, call.sql
 
 
+@pytest.mark.soak
 def test_a_sample_of_all_functions_ends(engine: Engine) -> None:
     names = spelled(sorted(sections()["plain"]))
     for name in random.Random(SEED).sample(names, SAMPLE):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,14 @@ def running(directory: Path, **environment: Any) -> Iterator[Server]:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def running_copy(prepared: Path, directory: Path, **environment: Any) -> Iterator[Server]:
+    """A server over a copy of another server's data, which takes less than half as long as filling a new one."""
+    shutil.copytree(prepared / ".rookery", directory / ".rookery", symlinks=True)
+    with running(directory, **environment) as server:
+        yield server
 
 
 def _started(

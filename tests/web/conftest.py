@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.server import Server, running
+from tests.support.server import Server, running, running_copy
 from tests.web import access_log
 from tests.web.inbox import Send, count
 from tests.web.project import fill
@@ -16,23 +17,30 @@ MAX_BODY = 200_000
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a server that was filled, and ended."""
+    directory = tmp_path_factory.mktemp("filled")
+    with running(directory) as server:
+        fill(server)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def server(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server whose rows no test changes."""
-    with running(tmp_path_factory.mktemp("web")) as server:
-        fill(server)
+    with running_copy(filled, tmp_path_factory.mktemp("web")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def inbox(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server that takes rows, in bodies of bounded size."""
-    with running(tmp_path_factory.mktemp("inbox"), ROOKERY_MAX_BODY=MAX_BODY) as server:
-        fill(server)
+    with running_copy(filled, tmp_path_factory.mktemp("inbox"), ROOKERY_MAX_BODY=MAX_BODY) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def narrow(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server with two readers and low limits."""
     settings = {
         "READERS": 2,
@@ -43,8 +51,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "READERS_PER_CALLER": 2,
     }
     environment = {f"ROOKERY_{k}": v for k, v in settings.items()}
-    with running(tmp_path_factory.mktemp("narrow"), **environment) as server:
-        fill(server)
+    with running_copy(filled, tmp_path_factory.mktemp("narrow"), **environment) as server:
         yield server
 
 
@@ -60,10 +67,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def mints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mints(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server whose tokens and tenants the tests of minting may change."""
-    with running(tmp_path_factory.mktemp("minting")) as server:
-        fill(server)
+    with running_copy(filled, tmp_path_factory.mktemp("minting")) as server:
         yield server
 
 

@@ -173,7 +173,7 @@ def test_a_tenant_added_or_removed_during_a_query_is_read_completely_or_not_at_a
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             for tenant, placement in (("21", "tables"), ("22", "pooled")):
                 all_of_them.tenant(tenant, placement)
             for tenant in ("21", "22"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.server import Server, running
-from tests.web.project import FILES, fill
+from tests.support.server import Server, running_copy
+from tests.web.project import FILES
 
 NAMES = [f.split("/")[1].removesuffix(".yaml") for f in FILES if "slow" not in f and "hungry" not in f]
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -97,10 +98,11 @@ STATUSES = {200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 414, 415, 418, 422
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def victim(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server that the random requests may change."""
-    with running(tmp_path_factory.mktemp("fuzz"), ROOKERY_MAX_BODY=50_000, ROOKERY_MAX_SECONDS=2) as server:
-        fill(server)
+    with running_copy(
+        filled, tmp_path_factory.mktemp("fuzz"), ROOKERY_MAX_BODY=50_000, ROOKERY_MAX_SECONDS=2
+    ) as server:
         yield server
 
 

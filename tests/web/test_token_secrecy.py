@@ -6,21 +6,22 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import jwt
 import pytest
 
-from tests.support.server import Server, running
-from tests.web.project import fill
+from tests.support.server import Server, running_copy
 
 ADMIN = "an admin token chosen by the operator"
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def logged(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that writes everything into its log. Its admin token does not look like one."""
-    with running(tmp_path_factory.mktemp("secrecy"), ROOKERY_LOG_LEVEL="debug", ROOKERY_ADMIN_TOKEN=ADMIN) as server:
-        fill(server)
+    with running_copy(
+        filled, tmp_path_factory.mktemp("secrecy"), ROOKERY_LOG_LEVEL="debug", ROOKERY_ADMIN_TOKEN=ADMIN
+    ) as server:
         yield server
 
 
