@@ -13,7 +13,7 @@ from engine.compiler import storage
 from engine.compiler.build_state import Analyser, BuildState, Undeclared, datasources_of, scratch_shape
 from engine.compiler.compose import Composer, Verifier
 from engine.compiler.declared_parameters import check_parameter_names, declaration_warnings
-from engine.compiler.definitions import canonical_types, check_definition
+from engine.compiler.definitions import canonical_types, check_definition, unusable_columns
 from engine.compiler.dry_run import (
     DryRun,
     UncheckedError,
@@ -117,7 +117,9 @@ class KnownProblems:
     reported: frozenset[str] = frozenset()
     """Resources with problems that are reported already. They are skipped, and so are those that depend on them."""
     tolerated: frozenset[str] | None = frozenset()
-    """Deployed pipes that may share tenants' rows without a declaration; None for all pipes."""
+    """Deployed resources that were accepted before a rule existed: pipes that share tenants' rows without a
+    declaration, and datasources with unusable columns. None for all resources.
+    """
 
 
 def build(project: Project, workspace: str, verifier: Verifier, analyser: Analyser, known: KnownProblems) -> Build:
@@ -169,6 +171,9 @@ def _definitions(state: BuildState) -> None:
         if name not in state.failed:
             # A plan compares types as text with those of the live schema, so they must have the engine's spelling.
             source = state.datasources[name] = canonical_types(source, state.analyser)
+            if state.tolerated is not None and name not in state.tolerated:
+                for problem in unusable_columns(source, state.analyser):
+                    state.problems.add(problem)
             state.warnings.extend(overflowing_ttls(source, state.analyser))
             if check := expiry_check(source, state.composer.verifier, state.analyser):
                 state.expiry_checks[name] = check

@@ -69,7 +69,7 @@ class BuildState:
     origins: dict[str, Origin] = field(default_factory=dict)
     """Datasource without a tenant column → whose rows the pipes store in it."""
     tolerated: frozenset[str] | None = frozenset()
-    """Deployed pipes that may share tenants' rows without a declaration; None means all pipes."""
+    """Deployed resources that were accepted before a rule existed; see `KnownProblems`."""
     undeclared: list[Undeclared] = field(default_factory=list)
     """Tolerated pipes that share rows without a declaration."""
     doubted: set[str] = field(default_factory=set)

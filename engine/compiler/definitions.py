@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from engine.compiler.compose import Verifier
 from engine.compiler.refused_definitions import Definer as TableDefiner
 from engine.compiler.refused_definitions import TableFactory, refused_parts
-from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError, did_you_mean
+from engine.errors import BAD_NAME, BAD_TYPE, SQL_REFUSED, SQL_SEMANTICS, Place, RookeryError, did_you_mean
 from engine.project.datasource import Column, Datasource
 from engine.schema import literal
 
@@ -51,6 +51,12 @@ TYPES = [
 ]
 
 
+NEVER_NAMES = frozenset({"not", "null", "true", "false", "nan", "inf"})
+"""Names of columns, in lower case, that mean something else in expressions, in some of them even in quotes."""
+KEYWORD_NAMES = frozenset({"all", "distinct", "top"})
+"""Names of columns, in lower case, that must be quoted in expressions. Other keywords need no quotes."""
+
+
 class Definer(TableDefiner, Protocol):
     """What these checks need from an engine."""
 
@@ -89,6 +95,8 @@ def check_definition(
         is_column = text.strip().strip("`") in names and not part.startswith("default")
         problem = None if is_column else _expression_problem(text, place, part, verifier)
         if problem:
+            quoted = sorted(n for n in names if n.lower() in KEYWORD_NAMES and n in text and f"`{n}`" not in text)
+            problem.hint = problem.hint or (f"write the column as `{quoted[0]}`, in backquotes" if quoted else None)
             has_problems = True
             yield problem
     for column in source.columns:
@@ -97,6 +105,23 @@ def check_definition(
             yield _unknown_type(column)
     if not has_problems:
         yield from refused_parts(source, make_table, definer)
+
+
+def unusable_columns(source: Datasource, definer: Definer) -> Iterator[RookeryError]:
+    """Yield the problems of columns that the engine creates and then cannot fill or read.
+
+    Deployed datasources may have them: programs of earlier versions accepted them.
+    """
+    for column in source.columns:
+        if column.name.lower() in NEVER_NAMES:
+            message = f"`{column.name}` cannot be the name of a column: SQL reads it as a constant or an operator"
+            hint = f"choose another name; to keep the key of events, add `json: $.{column.path[0]}`"
+            yield RookeryError(BAD_NAME, message, hint=hint, place=column.place_of("name"))
+        is_null = column.default.strip(" ()").lower() == "null"
+        if is_null and not definer.is_true(f"SELECT isNull(defaultValueOfTypeName({literal(column.type)}))"):
+            message = f"the default NULL of column `{column.name}` does not fit {column.type}"
+            hint = "make its type Nullable(…), or remove the default"
+            yield RookeryError(SQL_SEMANTICS, message, hint=hint, place=column.place_of("default"))
 
 
 def canonical_types(source: Datasource, definer: Definer) -> Datasource:

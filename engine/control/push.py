@@ -221,7 +221,7 @@ def _compile(
     files = merge(snapshot, sent, only=options.only, with_dependencies=options.with_dependencies, prune=options.prune)
     project = parse_sources(files)
     unchanged = files == snapshot.sources
-    tolerated = _tolerated_shares(snapshot, files)
+    tolerated = _tolerated(snapshot, files)
     build = compile_all(
         project, lambda excluded: snapshot.build if unchanged else workspace.compile(project, excluded, tolerated)
     )
@@ -236,17 +236,19 @@ def _plan(workspace: Workspace, snapshot: Snapshot, compiled: _Compiled, options
     return plan_for(workspace, snapshot, compiled.build, options)
 
 
-def _tolerated_shares(snapshot: Snapshot, files: Mapping[str, DeployedFile]) -> frozenset[str]:
-    """Deployed pipes that share tenants' rows without declaring it, and that the push does not touch.
+def _tolerated(snapshot: Snapshot, files: Mapping[str, DeployedFile]) -> frozenset[str]:
+    """Deployed pipes that share tenants' rows without declaring it, and deployed datasources, that the push does not
+    touch.
 
-    They were deployed before undeclared sharing was refused; they must not block a push of other files.
+    They may have been deployed before a rule existed; they must not block a push of other files.
     """
 
     def unchanged(name: str) -> bool:
         before, after = snapshot.sources.get(name), files.get(name)
         return (before and before.text) == (after and after.text)
 
-    return frozenset(u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target))
+    shares = {u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target)}
+    return frozenset(shares | {name for name in snapshot.build.datasources if unchanged(name)})
 
 
 def _changes(snapshot: Snapshot, files: Mapping[str, DeployedFile], build: Build) -> tuple[Change, ...]:

@@ -5,13 +5,20 @@ The cases put one bad value under each key of a file, and look for the error at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from engine.compiler.definitions import NEVER_NAMES
 from engine.errors import RookeryError
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import StagingPool
+from engine.warehouse.port import Input
+from engine.workspace.snapshot import parse_sources
 from engine.workspace.workspace import Workspace
-from tests.support.compiling import BASE, EVENTS, problems_of, pushed
+from tests.support.compiling import BASE, EVENTS, problems_of, pushed, sources
 
 BAD = {
     "type": ("LowCardinality(UInt8)", "FixedString(1000)", "Strin", "Decimal(99,2)", "Nullable(Array(String))"),
@@ -93,6 +100,70 @@ def test_each_refused_part_has_a_place_a_code_and_a_hint(workspace: Workspace) -
         if len(at_place) != len(problems) or not problems or silent or noise:
             wrong[what, name] = (line, [str(p) for p in problems])
     assert wrong == {}
+
+
+def test_names_and_defaults_that_no_row_could_use_are_refused(workspace: Workspace) -> None:
+    """Datasources that were deployed before stay, until their file changes."""
+    text = """columns:
+  - {name: id, type: UInt32}
+  - {name: NULL, type: UInt32, json: $.m.null}
+  - {name: not, type: UInt32}
+  - {name: x, type: UInt32, default: "null"}
+  - {name: y, type: "LowCardinality(Nullable(String))", default: "NULL"}
+  - {name: distinct, type: UInt32}
+  - {name: top, type: UInt32, default: distinct + 1}
+engine: {sorting_key: id}
+""".replace("name: NULL", "name: 'NULL'")
+    (quoted,) = problems_of(workspace, {"named": text})
+    assert (quoted.code.id, quoted.place and quoted.place.line) == ("RK2002", 8) and "`distinct`" in str(quoted.hint)
+    text = text.replace("distinct + 1", '"`distinct` + 1"')
+    problems = problems_of(workspace, {"named": text})
+    assert [(p.place.line, p.code.id) for p in problems if p.place] == [(3, "RK1006"), (4, "RK1006"), (5, "RK2007")]
+    assert "json: $.m" in str(problems[0].hint)
+    project = parse_sources(sources({"named": text}))
+    for tolerated in (None, frozenset({"named"})):
+        assert workspace.compile(project, tolerated=tolerated).datasources
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["as", "select", "from", "interval", "case", "cast", "all", "distinct", "in", "with", "array", "top"],
+        pytest.param([], marks=pytest.mark.soak_only),
+    ],
+    ids=["some", "all"],
+)
+def test_columns_that_are_named_like_keywords(workspace: Workspace, words: list[str]) -> None:
+    """In defaults, keys, indexes, views and queries, in any row."""
+    known = workspace.warehouse.query("SELECT lower(keyword) FROM system.keywords").rows
+    names = words or sorted({w for (text,) in known for w in text.split() if w.isidentifier()} - NEVER_NAMES - {"id"})
+    columns, keys = ["  - {name: id, type: UInt32}"], ["id"]
+    for name in names:
+        columns += [
+            f"  - {{name: '{name}', type: UInt32, json: $.m.{name}}}",
+            f"  - {{name: a_{name}, type: UInt32, default: '`{name}` + 1', json: $.m.a_{name}}}",
+            f"  - {{name: b_{name}, type: UInt32, default: '`{name}`'}}",
+        ]
+        keys.append(f"'`{name}` % 7'")
+    indexes = [f"  - {{name: i_{n}, expression: '`{n}` + 1', type: minmax}}" for n in names]
+    head = "\n".join(["columns:", *columns, f"engine: {{sorting_key: [{', '.join(keys)}]}}", ""])
+    selected = ", ".join(f"`{n}`, sent.`{n}` AS a_{n}, `{n}` AS b_{n}" for n in names)
+    files = {
+        "sent": head + "\n".join(["indexes:", *indexes, ""]),
+        "taken": head,
+        "view": f"sql: SELECT id, {selected} FROM sent WHERE `{names[0]}` > 0\nmaterialize: {{target: taken}}\n",
+        "asked": f"sql: SELECT {', '.join(f'`{n}`' for n in names)} FROM taken ORDER BY `{names[0]}`\n",
+    }
+    pushed(workspace, files)
+    good, bad = ({"id": 1, "m": dict.fromkeys(names, value)} for value in (5, "x"))
+    with closing(Gateway(workspace, StagingPool(workspace))) as gateway:
+        for rows in ([good], [good, bad]):
+            body = "\n".join(map(json.dumps, rows)).encode()
+            assert gateway.append("sent", body, Input.NDJSON).result(60).rows == 1
+    for table, copied in (("sent", 6), ("taken", 5)):
+        (first, second) = workspace.warehouse.query(f"SELECT * EXCEPT id FROM main.{table}").rows
+        assert [*first] == [*second] == [5, copied, 5] * len(names)
+    pushed(workspace, {}, *files, prune=True)
 
 
 def test_all_refused_parts_are_reported_at_once(workspace: Workspace) -> None:
