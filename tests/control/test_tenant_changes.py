@@ -52,23 +52,27 @@ def _reads(server: Server, token: str, **more: Any) -> Iterator[httpx.Response]:
     yield server.get("/v0/pipes/total.json", token, **more)
 
 
-@pytest.mark.parametrize("placement", ["pooled", "tables"])
-def test_an_incomplete_tenant_is_not_read(tmp_path: Path, placement: str) -> None:
+def test_an_incomplete_tenant_is_not_read(tmp_path: Path) -> None:
+    placements = {"5": "pooled", "6": "tables"}
     with running(tmp_path) as server:
         server.push(FILES)
-        server.events("events", [{"tenant_id": 5, "id": n, "k": k} for n, k in enumerate(["4", "bad"])])
-        body = {"id": "5", "placement": placement}
-        answer = server.admin("POST", "/v0/tenants", json=body)
-        assert answer.json()["code"] == "RK3010", answer.text
-        token = server.mint(*SCOPES, tenant="5")
-        for by, more in ((token, {}), (server.admin_token, {"headers": {TENANT_HEADER: "5"}})):
-            for answer in _reads(server, by, **more):
-                assert answer.status_code == 503, answer.text
-                assert answer.json()["code"] == TENANT_CHANGING.id
-                assert answer.headers["Retry-After"]
+        rows = [{"tenant_id": int(t), "id": n, "k": k} for t in placements for n, k in enumerate(["4", "bad"])]
+        server.events("events", rows)
+        tokens = {}
+        for tenant, placement in placements.items():
+            answer = server.admin("POST", "/v0/tenants", json={"id": tenant, "placement": placement})
+            assert answer.json()["code"] == "RK3010", answer.text
+            tokens[tenant] = token = server.mint(*SCOPES, tenant=tenant)
+            for by, more in ((token, {}), (server.admin_token, {"headers": {TENANT_HEADER: tenant}})):
+                for answer in _reads(server, by, **more):
+                    assert answer.status_code == 503, answer.text
+                    assert answer.json()["code"] == TENANT_CHANGING.id
+                    assert answer.headers["Retry-After"]
         server.push({**FILES, "pipes/fill.yaml": FILL % ("toInt64OrZero", "sums")}, allow=["fill", "sums"])
-        server.admin_json("POST", "/v0/tenants", json=body)
-        assert [a.json()["data"] for a in _reads(server, token)] == [[{"n": 2}], [{"n": 1}], [{"n": 1}], [{"v": 4}]]
+        for tenant, placement in placements.items():
+            server.tenant(tenant, placement)
+            data = [a.json()["data"] for a in _reads(server, tokens[tenant])]
+            assert data == [[{"n": 2}], [{"n": 1}], [{"n": 1}], [{"v": 4}]]
 
 
 @pytest.fixture(scope="module")
