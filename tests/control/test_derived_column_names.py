@@ -38,7 +38,6 @@ def test_columns_can_have_any_name(tmp_path: Path) -> None:
             rookery.run(f"SYSTEM STOP MERGES {table}")
         for value in (1, 2, 3):
             assert rookery.deliver([{"tenant_id": 8, **dict.fromkeys(NAMES, value)}])
-        assert _wrong(rookery) == set()
         before = [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables]
         for table, name in zip(tables, NAMES, strict=True):
             ((part,),) = rookery.rows(f"SELECT _part FROM {table} WHERE {name} = 2")
