@@ -19,11 +19,14 @@ from engine.ingest.formats.compression import Decompressor
 from engine.warehouse.port import Input
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import Rookery, open_rookery
+from tests.support.soak import soak_rounds
+
+pytestmark = pytest.mark.soak
 
 OWN = ("1", "2")
 _IDS = itertools.count(1_000_000)
 QUIET = settings(
-    max_examples=40,
+    max_examples=soak_rounds(20),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -140,13 +143,13 @@ def test_csv(rookery: Rookery, body: bytes) -> None:
     _accounted(rookery, body, Input.CSV)
 
 
-@settings(QUIET, max_examples=20)
+@settings(QUIET, max_examples=soak_rounds(10))
 @given(st.binary(max_size=200).map(lambda b: b"PAR1" + b + b"PAR1") | st.binary(max_size=200))
 def test_invalid_parquet(rookery: Rookery, body: bytes) -> None:
     _accounted(rookery, body, Input.PARQUET)
 
 
-@settings(QUIET, max_examples=20)
+@settings(QUIET, max_examples=soak_rounds(7))
 @given(st.lists(BODIES, min_size=1, max_size=4))
 @example(list(HOSTILE))
 def test_requests_that_share_a_batch(rookery: Rookery, bodies: list[bytes]) -> None:

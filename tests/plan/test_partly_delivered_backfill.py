@@ -41,7 +41,20 @@ materialize: {target: sums, per_tenant: true, engine: {type: SummingMergeTree, s
 ROWS = [{"tenant_id": 1, "n": n} for n in range(10)]
 
 
-@pytest.fixture(params=["pooled", "tables"])
+CASES = pytest.mark.parametrize(
+    ("rookery", "source"),
+    [
+        ("pooled", "kept"),
+        ("pooled", "again"),
+        ("tables", "kept"),
+        pytest.param("tables", "again", marks=pytest.mark.soak_only),
+    ],
+    indirect=["rookery"],
+)
+"""The placement of the tenant, and the source of the view that fails: what landing fills, or what that fills."""
+
+
+@pytest.fixture
 def rookery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rookery]:
     """The backfill into `kept` has stored its rows there, and has failed in the view that computes `ratios`."""
     with open_rookery(tmp_path) as opened:
@@ -85,7 +98,7 @@ def _stored_in_part(rookery: Rookery, source: str) -> None:
     assert rookery.rows(f"SELECT count() FROM {_database(rookery)}.{source}") == [(10,)], "nothing is stored in part"
 
 
-@pytest.mark.parametrize("source", ["kept", "again"])
+@CASES
 def test_a_corrected_view_counts_each_row_once(rookery: Rookery, source: str) -> None:
     _stored_in_part(rookery, source)
     _push(rookery, _files(source, fill_ratios=RATIOS % (70, source), fill_sums=SUMS % source))
@@ -93,7 +106,7 @@ def test_a_corrected_view_counts_each_row_once(rookery: Rookery, source: str) ->
     assert (_counts(rookery, "ratios"), _counts(rookery, "sums")) == (11, 11)
 
 
-@pytest.mark.parametrize("source", ["kept", "again"])
+@CASES
 def test_a_view_waits_for_the_rows_that_are_delivered_again(rookery: Rookery, source: str) -> None:
     _stored_in_part(rookery, source)
     _push_and_fail(rookery, _files(source, fill_sums=SUMS % source))
