@@ -17,6 +17,7 @@ from engine.ingest.values.staging_mode import ModeSearch, StagingMode
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
 from tests.support.in_process import Rookery, open_rookery
+from tests.support.soak import soak_rounds
 
 DATASOURCE = """\
 columns:
@@ -207,11 +208,12 @@ def test_datasources_without_a_tenant_column_share_batches_too(rookery: Rookery)
     assert rookery.rows("SELECT count(), sum(n) FROM main.plain") == [(6, 42)]
 
 
+@pytest.mark.soak
 def test_random_writers_lose_nothing_and_mix_nothing(rookery: Rookery) -> None:
     chance = random.Random(11)
     rookery.run("TRUNCATE TABLE main.numbers")
     sent, expected = [], []
-    for n in range(120):
+    for n in range(soak_rounds(60)):
         tenant = str(chance.randint(1, 3))
         kind = chance.choice(["good", "good", "named", "foreign", "bad", "array", "nested"])
         values: dict[str, Any] = {"id": f"{n:03}"}
