@@ -9,7 +9,7 @@ from pathlib import Path
 from cli.options import options
 from cli.project_files import surveyed
 from cli.testing.clock import Clock
-from cli.testing.rows import FORMATS, Fixture, fixture
+from cli.testing.rows import FORMATS, Fixture, fixture, named_file, read_file
 from cli.testing.runner import suite_fixture, tenant_type, tenants_of
 from engine.errors import NO_FILE, UNKNOWN_TABLE, Collector, Place, RookeryError, did_you_mean
 from engine.project.overlooked import overlooked
@@ -192,7 +192,8 @@ def _expected(suite: Suite) -> Iterator[bytes]:
     for case in suite.tests:
         if case.expect_file is not None:
             try:
-                yield (folder / case.expect_file).read_bytes()
-            except OSError:
+                place = case.place_of("expect_file")
+                yield read_file(named_file(folder, case.expect_file, place), place)
+            except RookeryError:
                 # The test reports it.
                 yield b""

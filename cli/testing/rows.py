@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from cli.options import options
 from cli.testing.values import NULLS, Cell, Row, cell_of_json, parsed
 from engine.errors import BAD_ROW, NO_FILE, Place, RookeryError
 from engine.project.datasource import Datasource
@@ -61,9 +63,30 @@ def format_of(path: Path, place: Place) -> str:
     return FORMATS[path.suffix]
 
 
+def named_file(folder: Path, name: str, place: Place) -> Path:
+    """The path of a file that a test file in a folder names at `place`. Raises RK1008 if it is outside the project.
+
+    A project that someone else wrote must not read or change other files of this machine, also not through links.
+    """
+    path = folder / name
+    try:
+        real = path.resolve()
+        is_inside = any(real.is_relative_to(root.resolve()) for root in (options.project, folder))
+    except (OSError, RuntimeError, ValueError):
+        # Reading it will show what is wrong with it.
+        return path
+    if not is_inside:
+        hint = "copy it into the project; links to other files are not followed"
+        raise RookeryError(NO_FILE, f"file `{path.name}` is outside the project", hint=hint, place=place)
+    return path
+
+
 def read_file(path: Path, place: Place) -> bytes:
     """The content of a file that a test file names at `place`. Raises RK1008."""
     try:
+        # Checked first: opening a named pipe may block forever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RookeryError(NO_FILE, f"`{path.name}` is not a regular file", place=place)
         return path.read_bytes()
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "the path is not valid"

@@ -19,7 +19,7 @@ from cli.testing.compare import Rules
 from cli.testing.engine import ThrowawayEngine
 from cli.testing.expected_files import write_rows
 from cli.testing.model import Answer, Call, Difference, Outcome
-from cli.testing.rows import Fixture, FixtureRow, expected_rows, fixture, parameter
+from cli.testing.rows import Fixture, FixtureRow, expected_rows, fixture, named_file, parameter
 from cli.testing.values import Row, cell_of_yaml
 from cli.testing.workspace import Prepared, prepare
 from engine.errors import UNKNOWN_TABLE, UNKNOWN_TENANT, Collector, RookeryError, did_you_mean
@@ -135,6 +135,8 @@ def suite_fixture(project: Project, suite: Suite, folder: Path, name: str, value
     if datasource is None:
         hint = _near(name, list(project.datasources))
         raise RookeryError(UNKNOWN_TABLE, f"unknown datasource `{name}`", hint=hint, place=place)
+    if not isinstance(value, YamlList):
+        named_file(folder, str(value), place)
     return fixture(datasource, value, folder, place)
 
 
@@ -290,7 +292,10 @@ def _judged(plan: Plan, case: Case, answer: Answer, zone: str) -> tuple[Differen
     rules = _rules(plan, case, zone)
     if case.expect_file is None:
         return compare.against_rows(_inline_rows(case), answer, rules), False
-    path = plan.folder / case.expect_file
+    try:
+        path = named_file(plan.folder, case.expect_file, case.place_of("expect_file"))
+    except RookeryError as exc:
+        return Difference(f"{exc.place}: {exc.message}", hint=exc.hint), False
     difference = partial(_file_difference, path, case, answer, rules)
     if not plan.update or answer.error is not None or path in plan.written:
         return difference(), False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -186,3 +187,23 @@ def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: P
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out, out
     assert not list(tmp_path.glob(".rookery-scratch-*"))
+
+
+def test_files_outside_of_the_project_are_neither_read_nor_written(cli: Cli, tmp_path: Path) -> None:
+    """Others may have written the project."""
+    outside = tmp_path / "outside.csv"
+    outside.write_text("event,events\nSECRET,1\n")
+    (cli.directory / "tests/link.csv").symlink_to(outside)
+    os.mkfifo(cli.directory / "tests/pipe.csv")
+    names = ("link.csv", "../../outside.csv", str(outside), "pipe.csv")
+    tests = [f"{{name: {n}, endpoint: usage, tenant: 7, expect_file: {n}}}" for n in names]
+    cli.write({"tests/usage.yaml": FIXTURES + "tests:\n" + "".join(f"  - {t}\n" for t in tests)})
+    outcome = cli("test", code=1)
+    assert outcome.text.count("outside the project") >= 3 and "not a regular file" in outcome.text
+    assert "SECRET" not in outcome.text
+    (cli.directory / "tests/pipe.csv").unlink()
+    cli("test", "--update", code=1)
+    assert outside.read_text() == "event,events\nSECRET,1\n"
+    for name in names[:3]:
+        cli.write({"tests/usage.yaml": f"fixtures: {{events: {name}}}\n{PASSING}"})
+        assert "RK1008" in (refused := cli("test", code=1).text) and "outside the project" in refused
