@@ -49,7 +49,7 @@ QUERIES = [
 TENANTS = [None, "1", "2", "3", "4711", "x"]
 
 
-@pytest.fixture(scope="module", params=["JWT", "static"])
+@pytest.fixture(scope="module", params=["static", pytest.param("JWT", marks=pytest.mark.soak_only)])
 def reader(server: Server, request: pytest.FixtureRequest) -> str:
     return server.mint("READ:ALL") if request.param == "JWT" else server.static("reports", "READ:ALL")
 
