@@ -51,7 +51,7 @@ TYPES = [
 ]
 
 
-NEVER_NAMES = frozenset({"not", "null", "true", "false", "nan", "inf"})
+NEVER_NAMES = frozenset({"not", "null", "true", "false", "nan", "inf", "infinity"})
 """Names of columns, in lower case, that mean something else in expressions, in some of them even in quotes."""
 KEYWORD_NAMES = frozenset({"all", "distinct", "top"})
 """Names of columns, in lower case, that must be quoted in expressions. Other keywords need no quotes."""
