@@ -14,6 +14,7 @@ import pytest
 from engine.control import fanout_status
 from engine.control.doctor import assumed_zone, deep_checks, examination, storage_checks
 from engine.control.doctor.comparison import Comparison
+from engine.control.doctor.derived_tables import derived_tables
 from engine.control.doctor.findings import ERROR, WARNING, Context, Finding
 from engine.control.push import push
 from engine.fanout.offsets import Offset
@@ -158,7 +159,10 @@ def zones_tried(billing: Billing, monkeypatch: pytest.MonkeyPatch, *, unproven: 
         patched.setattr(assumed_zone, "is_zone_assumed", lambda _registry: True)
         patched.setattr(Comparison, "agrees_in", lambda _self, zone: tried.append(zone))
         patched.setattr(Comparison, "why_unproven", lambda _self: unproven)
-        assert assumed_zone.other_zone(examination.context_of(billing.workspace)) is None
+        context = examination.context_of(billing.workspace)
+        damaged = [d for d in derived_tables(context) if d.table.name == billing.nest("3", "clicked")]
+        patched.setattr(assumed_zone, "derived_tables", lambda _context: damaged)
+        assert assumed_zone.other_zone(context) is None
     return tried
 
 
