@@ -11,6 +11,7 @@ from cli import output
 from cli.connect import connect
 from cli.doctor import EXIT_UNHEALTHY
 from cli.options import options
+from engine.plurals import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -26,14 +27,17 @@ def upgrade(
         ),
     ] = True,
     backup_to: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--backup-to", metavar="FILE_OR_DIRECTORY", help="Where to write the backup; by default next to the data."
+            "--backup-to",
+            metavar="FILE_OR_DIRECTORY",
+            help="Where to write the backup; by default next to the data. With a ClickHouse server: the backup that "
+            "the older version has made.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be migrated.")] = False,
 ) -> None:
-    """Migrate the data directory of an older rookery, after a backup, and examine the result.
+    """Migrate the workspace of an older rookery, after a backup, and examine the result.
 
     The server must be stopped. The exit code is 8 if the doctor finds errors afterwards.
 
@@ -42,15 +46,18 @@ def upgrade(
     from cli import interrupts, upgrading
 
     with interrupts.raised():
-        settings = upgrading.embedded(options.loaded())
+        settings = upgrading.existing(options.loaded())
         needed = upgrading.needed(settings)
         result: dict[str, Any] = upgrading.described(settings, needed)
         if not options.json:
             _announce(result)
         if needed.is_needed and not dry_run:
-            if backup:
+            if backup and settings.clickhouse_url is not None:
+                result["backup"] = upgrading.compared(settings, backup_to)
+            elif backup:
+                target = Path(backup_to) if backup_to is not None else None
                 with output.waiting("backing up, and migrating a copy", 10.0):
-                    result["backup"] = str(upgrading.back_up(settings, backup_to))
+                    result["backup"] = str(upgrading.back_up(settings, target))
             with connect() as connection, output.waiting("migrating", 10.0):
                 result["findings"] = connection.json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
     _show(result)
@@ -60,7 +67,10 @@ def upgrade(
 
 def _announce(result: dict[str, Any]) -> None:
     """Print the versions and the migrations."""
-    output.say(f"{result['directory']} has layout {result['layout']}; this rookery writes layout {result['current']}")
+    output.say(
+        f"{result.get('directory', 'the workspace')} has layout {result['layout']}; "
+        f"this rookery writes layout {result['current']}"
+    )
     for step in result["steps"]:
         output.say(f"  to migrate: {step}")
 
@@ -78,6 +88,11 @@ def _show(result: dict[str, Any]) -> None:
     for finding in result["findings"]:
         output.finding(finding)
     output.say(f"migrated to layout {result['current']}", "green")
-    if "backup" in result:
-        output.say(f"the backup is {result['backup']}")
+    backup = result.get("backup")
+    if isinstance(backup, dict):
+        since = f"of {backup['created_at']}, {counted(backup['rows_since'], 'row')} before the upgrade"
+        output.say(f"the backup is {backup['destination']}, {since}")
+        output.say("to go back: drop the workspace's databases, then rookery restore with either version", "dim")
+    elif backup is not None:
+        output.say(f"the backup is {backup}")
         output.say("to go back: rookery restore BACKUP NEW_DIRECTORY, then start the older rookery with it", "dim")

@@ -335,6 +335,9 @@ ISOLATION = Code("RK6017", 500, "isolation check failed")
 BACKUP_RUNNING = Code("RK6020", 409, "a backup is already running")
 NOT_EMBEDDED = Code("RK6021", 400, "only for the embedded engine")
 RESTORED_TABLES = Code("RK6022", 503, "tables were restored with other block numbers")
+NOT_DELIVERED = Code("RK6023", 503, "rows are still on their way")
+RESTORE_UNFINISHED = Code("RK6024", 503, "restore is not complete")
+BACKUP_REFUSED = Code("RK6025", 400, "tables or destination cannot be used for a backup")
 
 # --- RK7xxx: command line and settings ---------------------------------------------------------------------------
 SETTING = Code("RK7001", 400, "invalid setting")

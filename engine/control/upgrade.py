@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from engine.warehouse.directory import locked
 from engine.warehouse.directory_copy import DirectoryCopy, remove_copies
 from engine.warehouse.errors import file_error
 from engine.warehouse.layout_version import LAYOUT_VERSION, newer_layout_error, read_mark
+from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.workspace import layout
 from engine.workspace.opening import open_warehouse
@@ -65,15 +66,21 @@ class StoppedDirectory:
         """What would be migrated. Opens the copy. Raises LAYOUT_NEWER and the errors of opening a database."""
         warehouse = open_warehouse(self._settings.model_copy(update={"data": self._copy.path}))
         try:
-            registry = Registry(warehouse, self._settings.workspace)
-            done = registry.read("migration")
-            written = layout.layout_of(registry)
+            found = pending(warehouse, self._settings.workspace)
         finally:
             warehouse.close()
-        if written > LAYOUT_VERSION:
-            raise newer_layout_error(f"workspace `{self._settings.workspace}`", written)
-        names = (*(m.name for m in layout.MIGRATIONS), *(m.name for m in migrations.MIGRATIONS))
-        return Upgrade(min(written, self.mark.layout), tuple(n for n in names if n not in done))
+        return replace(found, layout=min(found.layout, self.mark.layout))
+
+
+def pending(warehouse: Warehouse, workspace: str) -> Upgrade:
+    """What would be migrated in an open database. Raises LAYOUT_NEWER."""
+    registry = Registry(warehouse, workspace)
+    done = registry.read("migration")
+    written = layout.layout_of(registry)
+    if written > LAYOUT_VERSION:
+        raise newer_layout_error(f"workspace `{workspace}`", written)
+    names = (*(m.name for m in layout.MIGRATIONS), *(m.name for m in migrations.MIGRATIONS))
+    return Upgrade(written, tuple(n for n in names if n not in done))
 
 
 @contextmanager

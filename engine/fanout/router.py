@@ -106,7 +106,12 @@ class Router:
         for worker in list(self._workers.values()):
             worker.remove_tenants(tenants)
 
-    def wait_for(self, tenants: Iterable[str], progress: Progress = silent) -> None:
+    def wait_for(
+        self,
+        tenants: Iterable[str],
+        progress: Progress = silent,
+        timeout_seconds: float = CATCH_UP_TIMEOUT_SECONDS,
+    ) -> None:
         """Wait until tenants have caught up. Raises RK3010 when a tenant's tables refuse its rows."""
         awaited = set(tenants)
         for name, worker in list(self._workers.items()):
@@ -114,7 +119,12 @@ class Router:
             with worker.delivery_lock:
                 lagging = {t for c in worker.lagging for t in c.members} & awaited
             if lagging:
-                worker.wait_for(lagging, CATCH_UP_TIMEOUT_SECONDS, partial(progress, f"backfill of {name}"))
+                worker.wait_for(lagging, timeout_seconds, partial(progress, f"backfill of {name}"))
+
+    def drain(self) -> None:
+        """Deliver everything in the landing logs to the main groups. The view lock must be held. Raises RK6003."""
+        for worker in list(self._workers.values()):
+            worker.drain()
 
     def retry_now(self) -> None:
         """Retry all lagging groups now."""

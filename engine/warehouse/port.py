@@ -313,10 +313,10 @@ class Warehouse(Protocol):
         ...
 
     def frozen(self) -> AbstractContextManager[None]:
-        """While the context is active, no statement changes the data of an embedded engine; merges continue.
+        """While the context is active, no other thread of this process changes the data; merges continue.
 
-        Statements that change something wait, and must not be run by the thread that holds the context. Raises BUSY
-        if a running statement does not end in time.
+        Statements of other threads that change something wait. Raises BUSY if a running statement does not end in
+        time.
         """
         ...
 

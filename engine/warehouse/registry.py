@@ -22,7 +22,7 @@ from engine.warehouse.layout_version import STOP_NAME
 from engine.warehouse.port import Warehouse
 
 STATE_TABLE = "_rk_state"
-_UNCOUNTED = ("history", "settled", "doubt", "coverage", "missed", "deferred")
+_UNCOUNTED = ("history", "settled", "doubt", "coverage", "missed", "deferred", "backup")
 """Records of deliveries. If they changed the version, each delivery would make every server load a new snapshot."""
 VERSION_COLUMN = Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))")
 

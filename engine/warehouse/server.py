@@ -46,6 +46,7 @@ from engine.warehouse.render import (
     with_settings,
 )
 from engine.warehouse.server_client import Credentials, open_client, translated
+from engine.warehouse.statement_gate import StatementGate
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
 
@@ -71,6 +72,7 @@ class ServerWarehouse:
         self._borrow_timeout = options.borrow_timeout
         self._query_slots = threading.BoundedSemaphore(options.readers)
         self._closed = False
+        self._gate = StatementGate()
         self._selects = parser.Selects(self._ask)
         self._pool = get_pool_manager(maxsize=options.readers + 4, block=False)
         try:
@@ -112,7 +114,7 @@ class ServerWarehouse:
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> None:
         self._check_open()
-        with translated():
+        with self._gate.passing(), translated():
             if is_insert(sql):
                 self._writer.command(with_settings(sql, settings), parameters=used_bindings(sql, bindings))
             else:
@@ -130,7 +132,7 @@ class ServerWarehouse:
         # If a connection breaks, the client repeats the request unless its body is an iterator. An insert must not be
         # repeated here, because its rows could be stored twice.
         body: Any = iter([data] if isinstance(data, bytes) else data)
-        with translated():
+        with self._gate.passing(), translated():
             summary = self._writer.raw_insert(
                 table,
                 column_names=list(columns) or None,
@@ -230,7 +232,8 @@ class ServerWarehouse:
         return None
 
     def frozen(self) -> AbstractContextManager[None]:
-        raise EngineError(errors.NOT_EMBEDDED, "the statements of a ClickHouse server cannot be held")
+        """Hold the statements of this process. Other programs may change the data."""
+        return self._gate.closed()
 
     def close(self) -> None:
         """Close the connections. Harmless when repeated."""

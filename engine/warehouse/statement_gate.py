@@ -43,7 +43,7 @@ class StatementGate:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Held while no statement runs. Raises BUSY if a running statement does not end in time."""
+        """Held while no other thread's statement runs. Raises BUSY if a running statement does not end in time."""
         with self._condition:
             self._condition.wait_for(lambda: not self._closed)
             # Closed before the running statements have ended: otherwise new ones would keep it open under load.
@@ -56,9 +56,11 @@ class StatementGate:
                     hint="try again when no backfill, replacement or repair is running",
                     headers={"Retry-After": "30"},
                 )
+        self._nesting.inside = True
         try:
             yield
         finally:
+            self._nesting.inside = False
             with self._condition:
                 self._open()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import anyio.to_thread
 import structlog
@@ -10,17 +12,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from engine.control.backup import Backup, backups_of
-from engine.web.bodies import NoBody, body_as
-from engine.web.control import control, in_thread
+from engine.backup.embedded import Backup, backups_of
+from engine.web.bodies import BackupBody, body_as
+from engine.web.control import control, in_thread, with_progress
 
 log = structlog.get_logger("rookery.backup")
 
 
 async def backup(request: Request) -> Response:
-    """`POST /v0/backup`: the data of the embedded engine at one moment, as a tar file."""
+    """`POST /v0/backup`: the data of the embedded engine at one moment, as a tar file.
+
+    With `to`, a ClickHouse server writes the backup there, and the response describes it.
+    """
     services = control(request)
-    await body_as(NoBody, request)
+    body = await body_as(BackupBody, request)
+    if body.to:
+        take = partial(backups_of(services.workspace).take, body.to, services.gateway.receipts.flush)
+        return await with_progress(request, services, take)
     started = await in_thread(services, backups_of(services.workspace).start)
     return BackupResponse(started, services.control)
 

@@ -83,6 +83,12 @@ class RepairBody(Body):
     allow: Names
 
 
+class BackupBody(Body):
+    """`POST /v0/backup`: `to` is the destination of a ClickHouse server's backup; without it, a file is sent."""
+
+    to: Text = Field(default="", description="must be a non-empty string")
+
+
 class TenantsBody(Body):
     """`POST /v0/tenants`: one `id` or several `ids`."""
 

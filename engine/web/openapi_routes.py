@@ -233,6 +233,7 @@ OPERATIONS = (
         "post",
         "/v0/backup",
         "Back up the data of the embedded engine",
+        body=closed(to=TEXT_SCHEMA),
         response_type="application/x-tar",
         responses={"200": {"type": "string", "format": "binary"}},
     ),

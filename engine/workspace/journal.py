@@ -15,6 +15,8 @@ DEFERRED_KIND = "deferred"
 """Kind of the records of views that could not be created yet, with the tenant that they wait for and the time."""
 COMPLETE_KIND = "settled"
 """Kind of the record with each table's newest block that has reached all views."""
+RESTORED_KIND = "restored"
+"""Kind of the record with each table's newest block after a RESTORE. Blocks up to it may have many batches."""
 
 
 class RegistryJournal:

@@ -25,6 +25,7 @@ from engine.warehouse.registry import Registry
 from engine.workspace.analyser import Analyser
 from engine.workspace.layout import Opening, migrate
 from engine.workspace.pending_appends import PendingAppends
+from engine.workspace.restored_tables import refuse_unfinished_restore
 from engine.workspace.snapshot import SNAPSHOT_KINDS, DeployedFile, Snapshot, parse_sources, snapshot_of
 
 
@@ -52,6 +53,7 @@ class Workspace:
         self.pending_appends = PendingAppends()
         self.changes = threading.RLock()
         """Held during a push, a change to tenants or a repair: one at a time."""
+        refuse_unfinished_restore(warehouse, settings.workspace)
         self.registry = Registry(warehouse, settings.workspace)
         migrate(Opening(warehouse, self.registry, settings))
         # Only now: the migration has refused a database that runs in another zone than the workspace.

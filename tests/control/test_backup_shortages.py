@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.control.backup import backups_of
+from engine.backup.embedded import backups_of
 from engine.errors import DISK_FULL, RookeryError
 from engine.warehouse.directory_copy import COPIES
 from tests.control.conftest import Billing

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 
 from tests.cli.billing import EVENTS, FILES, assert_exact, assert_kinds_exact
 from tests.cli.commands import Cli, for_server
+from tests.support.clickhouse_http import serve, server_settings
 from tests.support.server import Server, running
 from tests.support.soak import soak_rounds
 
@@ -98,13 +99,19 @@ def writing(server: Server) -> Iterator[Sent]:
     assert not sent.failures, sent.failures
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+@pytest.fixture(scope="module", params=["direct", "routed", "routed on a server"])
 def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Backups under load, each with the batches that were acknowledged before and after it."""
     directory = tmp_path_factory.mktemp("loaded")
+    (directory / "disk").mkdir()
+    mode, _, where = request.param.partition(" ")
     taken = []
-    with running(directory / "home") as server:
-        server.push(project(request.param))
+    with ExitStack() as stack:
+        settings = {}
+        if where:
+            settings = server_settings(stack.enter_context(serve(directory / "ch", backups=directory / "disk")))
+        server = stack.enter_context(running(directory / "home", **settings))
+        server.push(project(mode))
         for tenant in TENANTS:
             server.tenant(str(tenant), "tables" if tenant in OWN else "pooled")
         cli = for_server(server, directory / "backups")
@@ -112,8 +119,10 @@ def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             for number in range(BACKUPS):
                 sent.wait(4)
                 before = sent.counts.copy()
-                cli("backup", f"{number}.tar", "--no-verify")
-                taken.append((directory / "backups" / f"{number}.tar", before, sent.counts.copy()))
+                target = f"disk:backups/{number}" if where else f"{number}.tar"
+                cli("backup", target, "--no-verify")
+                source = target if where else directory / "backups" / target
+                taken.append((source, directory / "disk", before, sent.counts.copy()))
             sent.wait(2)
     yield taken
 
@@ -141,13 +150,25 @@ def settle(server: Server) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.feature
+@contextmanager
+def restored(source: str | Path, disk: Path, directory: Path) -> Iterator[Server]:
+    """A server over a copy restored from a backup: a file, or a destination on the disk of a ClickHouse server."""
+    with ExitStack() as stack:
+        if isinstance(source, Path):
+            Cli(directory)("restore", source, ".rookery/data")
+            settings = {}
+        else:
+            settings = server_settings(stack.enter_context(serve(directory / "ch", backups=disk)))
+            Cli(directory, settings)("restore", source)
+        yield stack.enter_context(running(directory, **settings))
+
+
+@pytest.mark.proves("D19")
 @pytest.mark.soak
 @pytest.mark.parametrize("number", range(BACKUPS))
 def test_a_restored_copy_equals_a_prefix_of_the_log(backups: list[Any], number: int, tmp_path: Path) -> None:
-    file, before, after = backups[number]
-    Cli(tmp_path)("restore", file, ".rookery/data")
-    with running(tmp_path) as server, httpx.Client(timeout=60, trust_env=False, verify=False) as http:
+    source, disk, before, after = backups[number]
+    with restored(source, disk, tmp_path) as server, httpx.Client(timeout=60, trust_env=False, verify=False) as http:
         settle(server)
         landing = stored(server)
         for writer in range(WRITERS):

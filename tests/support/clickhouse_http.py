@@ -62,10 +62,20 @@ _CODE = re.compile(r"Code: (\d+)\.")
 _STATUS = {60: 404, 81: 404, 62: 400, 36: 400, 456: 400, 457: 400, 497: 403, 516: 403}
 
 
+_BACKUPS = """<clickhouse>
+    <storage_configuration>
+        <disks><backups><type>local</type><path>{path}/</path></backups></disks>
+    </storage_configuration>
+    <backups><allowed_disk>backups</allowed_disk><allowed_path>{path}/</allowed_path></backups>
+</clickhouse>
+"""
+
+
 @contextmanager
-def serve(path: Path, *, late: str = "tagged") -> Iterator[str]:
+def serve(path: Path, *, late: str = "tagged", backups: Path | None = None) -> Iterator[str]:
     """A server over the engine directory `path`, as its URL. `late`: how it reports an error after the first row,
-    as servers of different ages do: `tagged`, `bare` or `cut`."""
+    as servers of different ages do: `tagged`, `bare` or `cut`. `backups`: a directory that exists, to which it may
+    write backups, as the disk `backups`."""
     root = Path(__file__).resolve().parents[2]
     command = [
         sys.executable,
@@ -77,6 +87,7 @@ def serve(path: Path, *, late: str = "tagged") -> Iterator[str]:
         str(path),
         "--late",
         late,
+        *(["--backups", str(backups)] if backups is not None else []),
     ]
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -90,6 +101,13 @@ def serve(path: Path, *, late: str = "tagged") -> Iterator[str]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def server_settings(url: str) -> dict[str, str]:
+    """The environment of a rookery whose workspace is on such a server."""
+    user, password = WRITER
+    settings = {"CLICKHOUSE_URL": url, "CLICKHOUSE_USER": user, "CLICKHOUSE_PASSWORD": password}
+    return {f"ROOKERY_{name}": value for name, value in settings.items()}
 
 
 @dataclass
@@ -334,9 +352,14 @@ def main() -> None:
     arguments.add_argument("--port", type=int, default=0)
     arguments.add_argument("--path", required=True)
     arguments.add_argument("--late", choices=("tagged", "bare", "cut"), default="tagged")
+    arguments.add_argument("--backups")
     given = arguments.parse_args()
-    keep = chdb.connect(given.path)
     Handler.path_of_engine = given.path
+    if given.backups is not None:
+        config = Path(given.backups, "config.xml")
+        config.write_text(_BACKUPS.format(path=given.backups))
+        Handler.path_of_engine += f"?config-file={config}"
+    keep = chdb.connect(Handler.path_of_engine)
     Handler.late = given.late
     Handler.version = keep.query("SELECT version()", "TabSeparated").bytes().decode().strip()
     server = ThreadingHTTPServer(("127.0.0.1", given.port), Handler)

@@ -14,6 +14,7 @@ from engine.schema import Name, Table
 from engine.warehouse import ddl
 from engine.warehouse.errors import sentence
 from engine.workspace.disk import NEARLY_FULL_RESERVES, OWN_DATABASES, damaged_parts, part_counts, reserve_of
+from engine.workspace.journal import RESTORED_KIND
 
 DEDUP_WINDOW_SETTING = "non_replicated_deduplication_window"
 MAX_PARTS_PER_PARTITION = 300
@@ -132,16 +133,19 @@ def detached_parts(context: Context) -> Iterator[Finding]:
 def attached_parts(context: Context) -> Iterator[Finding]:
     """No part was attached to landing: the engine gives its rows a new block number, and they are delivered again.
 
-    An insert stores one block of one batch, so a block with rows of several batches is an attached part.
+    An insert stores one block of one batch, so a block with rows of several batches is an attached part, or a part
+    that `rookery restore` has restored.
     """
+    restored = context.workspace.registry.read(RESTORED_KIND).get("blocks", {})
     for relation, table in context.landings():
         if table.column(storage.BATCH_COLUMN) is None:
             continue
         result = context.workspace.warehouse.query(
             f"SELECT _part FROM {table.name.sql()} WHERE _part IN (SELECT name FROM system.parts "
-            "WHERE active AND database = {d:String} AND table = {t:String} AND min_block_number = max_block_number) "
+            "WHERE active AND database = {d:String} AND table = {t:String} AND min_block_number = max_block_number "
+            "AND min_block_number > {r:UInt64}) "
             f"GROUP BY _part HAVING uniqExact({storage.BATCH_COLUMN}) > 1 ORDER BY _part",
-            {"d": table.name.database, "t": table.name.name},
+            {"d": table.name.database, "t": table.name.name, "r": int(restored.get(relation.name, 0))},
         )
         for (part,) in result.rows:
             why = f"part {part} was attached: its rows have been delivered a second time, or will be"

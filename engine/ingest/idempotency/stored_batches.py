@@ -42,7 +42,7 @@ class StoredBatches:
 
     def note(self, receipt: Receipt, table_id: str) -> None:
         """Remember that the batch of a receipt is stored, so that the next records name it."""
-        if receipt.is_landing and receipt.rows:
+        if receipt.rows:
             with self._lock:
                 self._unrecorded[receipt.datasource, receipt.batch] = table_id
 
@@ -85,7 +85,8 @@ class StoredBatches:
             # Bad rows are quarantined before receipts are written, and may have been replayed or removed since.
             return True
         if not receipt.is_landing:
-            return False
+            # Its rows do not contain the id of their batch.
+            return self._is_recorded(receipt)
         return self._is_in_landing(receipt.datasource, receipt.batch, receipt.at) or self._is_recorded(receipt)
 
     def _is_in_landing(self, datasource: str, batch: str, at: str) -> bool:

@@ -1,10 +1,10 @@
-"""Backups of a workspace in the embedded engine, taken while it runs."""
+"""The backups of a workspace, and those of the embedded engine: a copy of its directory, made while it runs."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from engine.backup.server import ServerBackup
 from engine.errors import BACKUP_RUNNING, NOT_EMBEDDED, RookeryError
 from engine.observe import events
 from engine.version import version
@@ -19,6 +20,7 @@ from engine.warehouse.archive import pack
 from engine.warehouse.directory_copy import CopiedTable, DirectoryCopy
 from engine.warehouse.errors import file_error
 from engine.warehouse.layout_version import LAYOUT_VERSION
+from engine.warehouse.server_backup import FORMS, Destination, Report
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.backup")
@@ -42,14 +44,10 @@ class Backups:
         if directory is None:
             raise RookeryError(
                 NOT_EMBEDDED,
-                "rookery only backs up the embedded engine",
-                hint="stop rookery and copy the disk of the ClickHouse server; its RESTORE statement does not give a "
-                "usable copy: docs/backup.md",
+                "a file can only be written by the embedded engine",
+                hint=f"the ClickHouse server writes its own backups: name {FORMS}",
             )
-        if not self._running.acquire(blocking=False):
-            raise RookeryError(
-                BACKUP_RUNNING, BACKUP_RUNNING.title, hint="wait until it is complete", headers={"Retry-After": "30"}
-            )
+        self._acquire()
         try:
             return Backup(self._workspace, directory, self._running)
         except BaseException as exc:
@@ -57,6 +55,31 @@ class Backups:
             if isinstance(exc, OSError):
                 raise file_error(exc) from exc
             raise
+
+    def take(self, text: str, flush_receipts: Callable[[], None], report: Report) -> dict[str, Any]:
+        """Back up to a destination of the ClickHouse server. Returns the description.
+
+        Raises USAGE for another destination, BACKUP_RUNNING, NOT_EMBEDDED for the embedded engine, and the errors of
+        `ServerBackup.take`.
+        """
+        destination = Destination.of(text)
+        if self._workspace.warehouse.capabilities.embedded:
+            raise RookeryError(
+                NOT_EMBEDDED,
+                f"{destination} is on a ClickHouse server, but this workspace has an embedded engine",
+                hint="name a file or a directory on this machine",
+            )
+        self._acquire()
+        try:
+            return ServerBackup(self._workspace, destination, flush_receipts).take(report)
+        finally:
+            self._running.release()
+
+    def _acquire(self) -> None:
+        if not self._running.acquire(blocking=False):
+            raise RookeryError(
+                BACKUP_RUNNING, BACKUP_RUNNING.title, hint="wait until it is complete", headers={"Retry-After": "30"}
+            )
 
     def close(self) -> None:
         """Do nothing: the responses own the backups."""
