@@ -217,11 +217,17 @@ def test_no_file_is_written_for_invalid_sql(tmp_path: Path) -> None:
 
 
 def test_the_tables_of_a_generated_pipe_may_come_later(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
+    (tmp_path / "project").mkdir()
+    cli = Cli(tmp_path / "project")
     assert "RK1010" in cli("pipe", "generate", "made", "SELECT * FROM later").err
     assert "RK1010" in cli("check", code=1).err
     cli("pipe", "generate", "made", "SELECT 1 AS a", "--force")
     cli("check")
+    # A project that someone else wrote must not change other files.
+    made = (cli.directory / "pipes/made.yaml").rename(tmp_path / "outside.yaml")
+    (cli.directory / "pipes/made.yaml").symlink_to(made)
+    assert "RK1008" in cli("pipe", "generate", "made", "SELECT 2 AS a", "--force", code=1).err
+    assert "SELECT 1 AS a" in made.read_text()
 
 
 def test_only_text_in_double_quotes_gets_a_hint(tmp_path: Path) -> None:
