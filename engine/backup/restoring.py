@@ -23,6 +23,7 @@ from engine.errors import (
     ZONE,
     RookeryError,
 )
+from engine.plurals import counted
 from engine.schema import Mark, Name
 from engine.settings import Settings
 from engine.warehouse import ddl
@@ -152,7 +153,7 @@ def _require_numbers(warehouse: Warehouse, log: Name, table: StoredTable) -> Non
     if table.keeps_rows and not rows == upto == table.rows:
         raise RookeryError(
             BACKUP_REFUSED,
-            f"the ClickHouse server finds {upto} of {table.rows} rows of {log} by their block numbers",
+            f"the ClickHouse server finds {upto:,} of {counted(table.rows, 'row')} of {log} by their block numbers",
             hint="nothing was restored: this version of ClickHouse cannot restore it; copy its disk instead",
         )
 
@@ -165,6 +166,6 @@ def _compare(before: Tables, restored: Tables) -> None:
         if found is None or (table.keeps_rows and found.rows != table.rows):
             raise RookeryError(
                 BACKUP_DAMAGED,
-                f"{name} has {found.rows if found else 'no'} rows in the backup, and had {table.rows} at its moment",
+                f"{name} has {counted(found.rows if found else 0, 'row')} in the backup, and had {table.rows:,} then",
                 hint="nothing was restored: use an older backup",
             )

@@ -46,7 +46,7 @@ warehouse.close()
 """
 
 
-@pytest.mark.parametrize(("kind", "few", "many"), [("embedded", 400_000, 1_200_000), ("server", 200_000, 700_000)])
+@pytest.mark.parametrize(("kind", "few", "many"), [("embedded", 600_000, 2_000_000), ("server", 200_000, 700_000)])
 def test_memory_does_not_grow_with_the_result(kind: str, few: int, many: int, tmp_path: Path) -> None:
     """The first, smaller result fills the engine's own caches."""
     if kind == "embedded":

@@ -65,6 +65,10 @@ def test_a_scrape_under_load_agrees_with_what_the_clients_saw(server: Server) ->
     assert after["rookery_parts"] > 0 and after["rookery_disk_free_bytes"] > 0 and after["process_open_fds"] > 10
 
 
+BATCH = 25
+"""Requests that are sent before the first response is read. A connection may have 32 waiting."""
+
+
 def test_made_up_names_add_no_series(server: Server) -> None:
     """10,000 names: of endpoints, datasources, routes, methods and tenants."""
     server.get("/v0/pipes/made_up.json")
@@ -75,15 +79,15 @@ def test_made_up_names_add_no_series(server: Server) -> None:
     kinds = ("GET /v0/pipes/n{}.json", "POST /v0/events?name=n{}", "GET /n{}", "BREW{} /live", "GET /v0/tenants/n{}")
     connection = socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=60)
     with connection, connection.makefile("rb") as answers:
-        for start in range(0, 10_000, 50):
-            kind = kinds[start // 50 % len(kinds)]
+        for start in range(0, 10_000, BATCH):
+            kind = kinds[start // BATCH % len(kinds)]
             if kind.startswith("BREW"):
                 # The parser refuses unknown methods, and closes the connection.
                 exchange(server, f"{kind.format(start)} HTTP/1.1\r\n\r\n".encode())
                 continue
             head = " HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
-            connection.sendall("".join(kind.format(n) + head for n in range(start, start + 50)).encode())
-            for _ in range(50):
+            connection.sendall("".join(kind.format(n) + head for n in range(start, start + BATCH)).encode())
+            for _ in range(BATCH):
                 length = 0
                 while (line := answers.readline().strip().lower()) != b"":
                     length = int(line[15:]) if line.startswith(b"content-length:") else length

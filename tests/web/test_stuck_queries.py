@@ -45,13 +45,22 @@ nodes:
       SELECT arrayFold((sum, x) -> sum + x, range(9000000 + number), toUInt64(0)) AS x FROM numbers(1)
 endpoint: {}
 """,
+    # Long enough that it still runs when the server has stopped waiting for it.
+    "pipes/twice.yaml": """
+nodes:
+  - name: twice_node
+    sql: |
+      SELECT arrayFold((sum, x) -> sum + x, range(9000000 + number), toUInt64(0))
+        + arrayFold((sum, x) -> sum + x, range(9000001 + number), toUInt64(0)) AS x FROM numbers(1)
+endpoint: {}
+""",
     "pipes/hungry.yaml": """
 nodes:
   - {name: hungry_node, sql: "SELECT length(groupArray(number)) AS x FROM numbers(40000000)"}
 endpoint: {limits: {max_seconds: 100}}
 """,
 }
-PIPES = ("long", "many", "short", "endless", "hungry")
+PIPES = ("long", "many", "short", "endless", "twice", "hungry")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +119,7 @@ def test_stuck_readers_are_reported_and_do_not_block_shutdown(tmp_path: Path) ->
         server.push(FILES)
         server.tenant("1")
         assert server.get("/ready").status_code == 200
-        with asked(server, token(server, "1"), "endless.json", READERS // 2):
+        with asked(server, token(server, "1"), "twice.json", READERS // 2):
             for _ in range(300):
                 ready = server.get("/ready")
                 if ready.status_code == 503:
