@@ -131,7 +131,7 @@ def write_pipe(name: str, sql: str, folder: str, *, force: bool) -> tuple[Path, 
     existing = by_name(name)
     path = existing or options.project / folder / f"{name}.yaml"
     if not path.resolve().is_relative_to(options.project.resolve()):
-        raise RookeryError(NO_FILE, f"{path} leads out of the project", hint="remove the link")
+        raise RookeryError(NO_FILE, f"{path} is outside the project", hint="remove the link")
     try:
         pipe = Pipe(name=name, nodes=(Node(name=f"{name}_0", sql=sql),))
     except ValueError as exc:
