@@ -50,7 +50,7 @@ def keeps_block_numbers(workspace: Workspace, table: Name) -> bool:
 
 
 def _engine_of(workspace: Workspace, table: Name) -> str | None:
-    """The engine of a table, without its arguments; None if there is no such table."""
+    """A table's engine without its arguments, or None if the table does not exist."""
     result = workspace.warehouse.query(
         "SELECT engine FROM system.tables WHERE database = {d:String} AND name = {n:String}",
         {"d": table.database, "n": table.name},

@@ -35,7 +35,7 @@ _MEANINGS: dict[int | None, tuple[Code, str, str]] = {
         "allow it in the server's configuration: <backups><allowed_disk> or <allowed_path>",
     ),
     598: (errors.ALREADY_EXISTS, "a backup of this name already exists", "name a new one: nothing is overwritten"),
-    599: (errors.NO_FILE, "there is no backup of this name", "name the destination that `rookery backup` printed"),
+    599: (errors.NO_FILE, "no backup with this name exists", "use the destination that `rookery backup` printed"),
     605: (
         errors.BACKUP_DAMAGED,
         "the backup does not contain this workspace",

@@ -52,8 +52,8 @@ LINGER_BYTES = 1 << 20
 response could be lost.
 """
 MAX_WAITING_REQUESTS = 8
-"""How many requests of a connection may wait for an earlier response before it is no longer read. While it is not
-read, the server does not notice that the client has disconnected.
+"""How many requests of a connection may wait for an earlier response. With more, the server stops reading from the
+connection, and then cannot notice that the client disconnects.
 """
 
 
