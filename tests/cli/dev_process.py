@@ -19,12 +19,29 @@ from typing import Any
 
 import orjson
 
+from tests.cli.billing import FILES
 from tests.cli.commands import REAL, Cli
 from tests.support.forking import Forked
 
 HANG_SECONDS = 120
 Event = dict[str, Any]
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+FIXTURES = """
+fixtures:
+  events:
+    - {tenant_id: 7, event: call, units: 2}
+    - {tenant_id: 7, event: call, units: 3}
+    - {tenant_id: 8, event: export, units: 18446744073709551615}
+"""
+CASES = """
+tests:
+  - name: usage of tenant 7
+    endpoint: usage
+    tenant: 7
+    expect: [{event: call, events: 2, units: 5}]
+"""
+TESTS = FIXTURES + CASES
 
 
 @dataclass
@@ -152,3 +169,21 @@ def of(events: list[Event], kind: str) -> list[Event]:
 def pipes(events: list[Event]) -> dict[str, Event]:
     """Pipe → its result."""
     return {e["pipe"]: e for e in of(events, "result")}
+
+
+def dev_project(directory: Path) -> Cli:
+    """A project with a test, whose temporary files are in the same directory."""
+    cli = Cli(directory / "project", {"TMPDIR": str(directory)})
+    cli.write({**FILES, "tests/usage.yaml": TESTS})
+    return cli
+
+
+def assert_ended(dev: Dev, number: signal.Signals) -> None:
+    """Send a signal. It leaves nothing behind."""
+    assert "Traceback" not in dev.end(number)
+    assert dev.process.returncode == 128 + number and not left_behind(dev.cli)
+
+
+def left_behind(cli: Cli) -> list[Path]:
+    """What a run has left in the project and in the directory for temporary files."""
+    return [*cli.directory.parent.glob("*rookery*"), *cli.directory.glob(".rookery*")]

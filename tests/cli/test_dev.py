@@ -1,58 +1,37 @@
-"""`rookery dev`: what each save shows, what a broken file keeps, and that nothing stays behind."""
+"""`rookery dev`: what each save shows, and what a broken file keeps."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.billing import ENDPOINT, EVENTS, FILES, USAGE_PIPE
-from tests.cli.commands import REAL, Cli
-from tests.cli.dev_process import Dev, developing, of, pipes, terminal
-from tests.support.soak import soak_rounds
+from tests.cli.commands import Cli
+from tests.cli.dev_process import (
+    CASES,
+    FIXTURES,
+    TESTS,
+    assert_ended,
+    dev_project,
+    developing,
+    left_behind,
+    of,
+    pipes,
+    terminal,
+)
 
 pytestmark = pytest.mark.feature
 
-FIXTURES = """
-fixtures:
-  events:
-    - {tenant_id: 7, event: call, units: 2}
-    - {tenant_id: 7, event: call, units: 3}
-    - {tenant_id: 8, event: export, units: 18446744073709551615}
-"""
-CASES = """
-tests:
-  - name: usage of tenant 7
-    endpoint: usage
-    tenant: 7
-    expect: [{event: call, events: 2, units: 5}]
-"""
-TESTS = FIXTURES + CASES
 CALLS = {"event": "call", "events": 2, "units": 5}
 EXPORTS = {"event": "export", "events": 1, "units": 18446744073709551615}
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    cli = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
-    cli.write({**FILES, "tests/usage.yaml": TESTS})
-    return cli
-
-
-def assert_ended(dev: Dev, number: signal.Signals) -> None:
-    """Send a signal. It leaves nothing behind."""
-    assert "Traceback" not in dev.end(number)
-    assert dev.process.returncode == 128 + number and not left_behind(dev.cli)
-
-
-def left_behind(cli: Cli) -> list[Path]:
-    """What a run has left in the project and in the directory for temporary files."""
-    return [*cli.directory.parent.glob("*rookery*"), *cli.directory.glob(".rookery*")]
+    return dev_project(tmp_path)
 
 
 def test_each_save_shows_the_pipes_that_it_affects(cli: Cli) -> None:
@@ -147,20 +126,6 @@ def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
         events = dev.write({"rows.ndjson": rows.replace("export", "call")})
         assert pipes(events)["usage"]["rows"] == 1
         assert_ended(dev, signal.SIGHUP)
-
-
-def test_an_interrupt_leaves_no_directory_and_no_traceback(cli: Cli, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*REAL, "dev"], cwd=cli.directory, env=cli.seen(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".rookery-scratch-*/data/*")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Traceback" not in out, out
-    assert not left_behind(cli)
 
 
 ROWS = '{"tenant_id": 7, "event": "call"}\n{"tenant_id": 9, "event": "view", "units": 4}\n'
@@ -341,58 +306,6 @@ def workspaces(cli: Cli) -> set[str]:
     """The workspaces whose databases a session has."""
     metadata = next(cli.directory.parent.glob(".rookery-scratch-*/data/metadata"))
     return {path.name.split("_")[0].removesuffix(".sql") for path in metadata.glob("test*")} - {"test"}
-
-
-def test_warnings_are_reported_once_and_a_closed_pipe_ends_it(cli: Cli) -> None:
-    cli.write({"pipes/notes.yml": "sql: SELECT 1 AS one\n", "elsewhere.yaml": "columns: []\n"})
-    (cli.directory / "pipes/notes.yml").unlink()
-    with developing(cli) as dev:
-        events = dev.round()
-        (warning,) = of(events, "problem")
-        assert (warning["level"], warning["code"], events[-1]["warnings"]) == ("warning", "RK1018", 1)
-        events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
-        assert not of(events, "problem") and events[-1]["warnings"] == 1 and events[-1]["errors"] == 0
-        dev.close()
-        dev.replace("endpoints/usage.yaml", ENDPOINT)
-        assert dev.process.wait(120) == 128 + signal.SIGPIPE
-        assert dev.stderr.read_text() == "" and not left_behind(cli)
-
-
-def test_the_next_start_removes_what_a_killed_one_left(cli: Cli) -> None:
-    with developing(cli) as killed:
-        killed.round()
-        killed.end(signal.SIGKILL)
-    (left,) = left_behind(cli)
-    with developing(cli) as dev:
-        dev.round()
-        assert not left.exists() and len(left_behind(cli)) == 1
-        dev.end()
-    assert not left_behind(cli)
-
-
-def test_a_second_signal_does_not_wait_for_a_query(cli: Cli) -> None:
-    slow = "sql: SELECT count() AS n FROM events AS a, numbers(100000000) AS b, numbers(100000) AS c WHERE NOT b.number = c.number\n"
-    cli.write({"endpoints/slow.yaml": slow})
-    with developing(cli, ROOKERY_MAX_SECONDS="100") as dev:
-        while dev.event()["event"] != "result":
-            pass
-        dev.process.send_signal(signal.SIGINT)
-        assert "Traceback" not in dev.end(signal.SIGTERM)
-        assert dev.process.returncode == 130 and not left_behind(cli)
-
-
-@pytest.mark.soak_only
-def test_an_interrupt_at_any_moment(cli: Cli, tmp_path: Path) -> None:
-    chance = random.Random("dev")
-    for _ in range(soak_rounds(2)):
-        process = subprocess.Popen(
-            [*REAL, "dev", "--test"], cwd=cli.directory, env=cli.seen(), stdout=-1, stderr=-1, text=True
-        )
-        time.sleep(chance.uniform(0.2, 6))
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-        assert "Traceback" not in out + err and process.returncode in (130, -signal.SIGINT), err
-        assert not left_behind(cli)
 
 
 def test_text_fits_eighty_columns(cli: Cli) -> None:
