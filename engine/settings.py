@@ -25,6 +25,10 @@ from engine.errors import SETTING, Code, RookeryError, published_page
 MIB = 1 << 20
 PREFIX = "ROOKERY_"
 """Prefix of the environment variables with settings."""
+COMMIT_MEMORY_FACTOR, MIN_COMMIT_MEMORY_BYTES = 4, 512 * MIB
+"""Storing a batch, with sorted copies and the blocks of views, takes up to four times the bytes of its bodies, and
+reading it at least these bytes.
+"""
 HOME = ".rookery"
 """Name of the directory that holds an installation's private files."""
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
@@ -275,6 +279,16 @@ class Settings(BaseModel):
     def insert_memory(self) -> int:
         """Maximum memory to parse one batch of rows, in bytes."""
         return min(self.max_insert_memory or min(1024 * MIB, self.total_insert_memory // 4), self.total_insert_memory)
+
+    @property
+    def commit_memory(self) -> int:
+        """Maximum memory to store one batch of rows that were read, in bytes."""
+        return max(COMMIT_MEMORY_FACTOR * self.insert_memory, MIN_COMMIT_MEMORY_BYTES)
+
+    @property
+    def delivery_memory(self) -> int:
+        """Maximum memory to deliver stored rows to a tenant, in bytes. One delivery may have several batches."""
+        return max(self.commit_memory, self.total_insert_memory)
 
     @property
     def reader_share(self) -> int:

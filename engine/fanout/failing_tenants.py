@@ -23,25 +23,32 @@ rows.
 """
 TENANTS_PER_STATEMENT = 1000
 """Maximum number of tenants in the condition of one statement."""
-ALL_BLOCKS = 1 << 62
-"""A number greater than all block numbers."""
+ALL_BLOCKS = (0, 1 << 62)
+"""The range with every block number."""
 
 
 def find_failure(
-    workspace: Workspace, view: View, after: int = 0, upto: int = ALL_BLOCKS, target: Table | None = None
+    workspace: Workspace,
+    view: View,
+    blocks: tuple[int, int] = ALL_BLOCKS,
+    *,
+    memory: int | None = None,
+    target: Table | None = None,
 ) -> str | None:
-    """The error of a view's query over its source's blocks in (after, upto]; None if it succeeds.
+    """The error of a view's query over its source's blocks (after, upto]; None if it succeeds.
 
-    `target` is the table that the view will fill, if it differs from the live one.
+    The query may take at most `memory` bytes, if given. `target` is the table that the view will fill, if it differs
+    from the live one.
     """
     types = {c.name: c.type for c in target.columns} if target is not None else _live_target(workspace, view)
     structure = ", ".join(f"{quote(n)} {t}" for n, t in types.items() if n in view.columns)
     names = ", ".join(map(quote, view.columns))
-    rows = in_block_range(view.backfill, after, upto)
+    rows = in_block_range(view.backfill, *blocks)
+    limits = {"max_memory_usage": memory} if memory is not None else {}
     # The table function does not store anything, but it converts the rows to the types of the target, which may also
     # fail.
     try:
-        workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}")
+        workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}", None, limits)
     except RookeryError as exc:
         return exc.detail or exc.message
     return None
@@ -64,7 +71,8 @@ def without_failing_tenants(workspace: Workspace, view: View, block: BatchBlocks
     candidates = sorted(present - excluded)
 
     def fails(tenants: Sequence[str]) -> bool:
-        return find_failure(workspace, make(tuple(tenants), ()), number - 1, number) is not None
+        view_of_some, memory = make(tuple(tenants), ()), workspace.settings.commit_memory
+        return find_failure(workspace, view_of_some, (number - 1, number), memory=memory) is not None
 
     failing = _bisect(fails, candidates)
     # If all tenants fail, the cause is the query and not their rows.

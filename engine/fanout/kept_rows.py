@@ -70,7 +70,9 @@ class KeptBatch:
         if truncate:
             workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
         workspace.warehouse.note_parts([table])
-        workspace.warehouse.execute(ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows))
+        limit = workspace.settings.commit_memory
+        insert = ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows, max_memory_usage=limit)
+        workspace.warehouse.execute(insert)
         # The engine may keep a part although writing it failed. Such rows could not be read after a restart.
         if bad := workspace.warehouse.damaged_parts([table]):
             raise EngineError(STORAGE, STORAGE.title, detail=str(bad), headers={"Retry-After": "2"})

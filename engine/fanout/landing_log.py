@@ -108,11 +108,12 @@ class LandingLog:
         )
         return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in result.rows}
 
-    def insert_into_nest(self, database: str, token: str, rows: str) -> None:
-        """Insert rows into a nest copy as one block with a deduplication token."""
+    def insert_into_nest(self, database: str, token: str, rows: str, memory: int) -> None:
+        """Insert rows into a nest copy as one block with a deduplication token, with at most `memory` bytes."""
         target = Name(database, self.relation.name).sql()
         # On one thread the rows stay one block, which is what the token names.
-        self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
+        limits = {"max_threads": 1, "max_memory_usage": memory}
+        self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, **limits))
 
     @staticmethod
     def _where(log_range: LogRange) -> str:

@@ -201,6 +201,6 @@ class NestWriter:
         database = nest_database(self._workspace.name, tenant)
         tables = nest_tables_fed_by(self._workspace, database, self.datasource)
         self._workspace.warehouse.note_parts(tables)
-        landing.insert_into_nest(database, token, rows)
+        landing.insert_into_nest(database, token, rows, self._workspace.settings.delivery_memory)
         damaged, has_merges = remove_damaged_parts(self._workspace, tables)
         return next(iter(damaged.values()), ""), has_merges

@@ -107,7 +107,7 @@ def _failure_on(workspace: Workspace, missed: tuple[MissedBlocks, ...]) -> str |
     """The first error of a view on the blocks that it has missed."""
     for blocks in missed:
         for after, upto in missing_ranges(workspace.warehouse, blocks):
-            error = find_failure(workspace, blocks.view, after, upto)
+            error = find_failure(workspace, blocks.view, (after, upto), memory=workspace.settings.delivery_memory)
             if error is not None:
                 return error
     return None

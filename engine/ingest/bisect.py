@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
@@ -18,9 +17,9 @@ from engine.ingest.batch_texts import as_read
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.json_values import has_unknown_escape
-from engine.ingest.read_settings import is_too_large, too_large_to_read
+from engine.ingest.read_settings import too_large
 from engine.ingest.unreadable_values import explain_row, explain_value, has_clear_boundaries, single_values
-from engine.ingest.validation import ENGINE_CONTEXT, UNCHECKED, Judge, default_fails
+from engine.ingest.validation import ENGINE_CONTEXT, UNCHECKED, Judge, SearchLimits, default_fails, refusal
 from engine.ingest.values.rejections import (
     MAX_SHOWN_CHARACTERS,
     column_values,
@@ -33,6 +32,7 @@ from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl
 from engine.project.datasource import Column
 from engine.schema import Name
 from engine.warehouse import ddl
+from engine.warehouse.errors import exceeds_own_memory, is_caused_by_rows
 from engine.warehouse.port import Input, Warehouse
 
 TOLERANT_SETTINGS: Mapping[str, int] = {
@@ -43,16 +43,6 @@ UNEXPLAINED = "the row cannot be read; the reason was not determined, because to
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
 _MAX_REASON_CHARACTERS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class SearchLimits:
-    """Limits on the search for one append's bad rows."""
-
-    explained_rows: int
-    """Maximum number of unreadable rows whose reasons are determined."""
-    failed_tries: int
-    """Maximum number of INSERTs and queries that may fail while rows are searched by bisection. Failures are slow."""
 
 
 class Bisection:
@@ -105,8 +95,7 @@ class Bisection:
 
         By number.
         """
-        max_tries = self._limits.failed_tries
-        judge = Judge(self._warehouse, self._batch, self._rows, self.stage_only, max_tries, purged)
+        judge = Judge(self._warehouse, self._batch, self._rows, self.stage_only, self._limits, purged)
         return judge.judge()
 
     def stage_only(self, numbers: Collection[int]) -> None:
@@ -185,9 +174,9 @@ class Bisection:
         try:
             self._warehouse.insert(self._table.sql(), body, self._rows.format, names, self._settings)
         except RookeryError as exc:
-            if is_too_large(exc):
-                raise too_large_to_read(exc, int(self._settings["max_memory_usage"])) from exc
-            if exc.is_server_fault:
+            if exceeds_own_memory(exc):
+                raise too_large(exc, int(self._settings["max_memory_usage"])) from exc
+            if not is_caused_by_rows(exc):
                 raise
             return self._insert_halves(rows, header, columns, exc)
         # Records without a number are read as 0, so a number that occurs more than once does not identify a row.
@@ -272,7 +261,7 @@ class Bisection:
                     declared = next(c for c in self._schema.source.columns if c.name == staged.column)
                     failing[declared] = message
         except RookeryError as exc:
-            if exc.is_server_fault:
+            if not is_caused_by_rows(exc):
                 raise
         finally:
             self._warehouse.execute(ddl.drop_table(bare))
@@ -284,9 +273,9 @@ class Bisection:
             # Without the INSERT's settings, toDate('2024-13-45') would return a date instead of throwing.
             self._warehouse.query(query, None, self._settings)
         except RookeryError as exc:
-            if exc.is_server_fault:
+            if not is_caused_by_rows(exc):
                 raise
-            return exc.message
+            return refusal(exc, int(self._settings["max_memory_usage"]))
         return None
 
     def _explain_values(self, rejected: Mapping[int, RejectedRow], numbered: Mapping[int, bytes]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from engine.errors import UNDELIVERED, RookeryError
+from engine.errors import OVERLOADED, UNDELIVERED, RookeryError
 from engine.fanout.batch_completion import forget_rows, secure_before_removal
 from engine.fanout.failed_writes import BeforeRemoval
 from engine.fanout.handover import (
@@ -25,16 +25,18 @@ from engine.fanout.handover import (
 )
 from engine.fanout.insert_to_all import insert_to_all
 from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, release_nothing
+from engine.fanout.landing_log import LandingLog
 from engine.fanout.router import router_of
 from engine.fanout.staged_appends import StagedAppends
 from engine.fanout.suspension_records import tenants_behind
 from engine.fanout.uncertain_batches import uncertain_batches_of
+from engine.fanout.view_errors import is_view_failure
 from engine.ingest.batch import JudgedBatch
 from engine.ingest.staging_pool import BorrowedStage
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.catalog import newest_block_in_parts
-from engine.warehouse.errors import for_sender, is_transient
+from engine.warehouse.errors import exceeds_own_memory, for_sender, is_transient
 from engine.warehouse.part_names import Part
 from engine.warehouse.port import DamagedPart
 from engine.workspace.snapshot import Snapshot, per_snapshot
@@ -52,6 +54,7 @@ class Committer:
         self._workspace = workspace
         self._router = router_of(workspace)
         self._uncertain = uncertain_batches_of(workspace)
+        self._limits = {"max_memory_usage": workspace.settings.commit_memory}
         self._kept_tables: dict[Name, bool] = {}
         """Tables for copies of batches, and whether each is known to be empty."""
         self._commit_locks: dict[str, threading.Lock] = {}
@@ -129,8 +132,7 @@ class Committer:
                 _raise_for_sender(exc)
                 raise
             try:
-                settings = ONE_THREAD_SETTINGS if batch.staged.size <= ONE_THREAD_BYTES else {}
-                insert = kept.insert(self._workspace, **settings)
+                insert = kept.insert(self._workspace, **self._insert_settings(batch))
                 reached_all = self._insert(
                     batch, insert, partial(secure_before_removal, self._workspace, kept), kept.after
                 )
@@ -236,7 +238,13 @@ class Committer:
         if staged.target is None:
             block = BatchBlocks(staged.datasource, staged.id, _rows_by_tenant(batch), after)
         may_retry = block is None or self._uncertain.failures.may_retry(block.datasource)
-        return insert_to_all(self._workspace, insert, block, may_retry=may_retry, before_removal=before_removal)
+        try:
+            return insert_to_all(self._workspace, insert, block, may_retry=may_retry, before_removal=before_removal)
+        except RookeryError as exc:
+            if exceeds_own_memory(exc) and not is_view_failure(exc) and self._may_have_rows(batch, after):
+                # Otherwise it counts as the fault of a row, and the rows would be stored in another batch.
+                raise _interrupted(exc) from exc
+            raise
 
     def _statement(self, batch: JudgedBatch) -> str:
         """The INSERT of the valid staged rows, as one block under the batch's identity."""
@@ -244,8 +252,36 @@ class Committer:
         target = (staged.target or Name(self._workspace.name, staged.datasource)).sql()
         columns = [c.name for c in staged.schema.source.columns]
         rows = f"SELECT {batch.projection.sql} FROM {staged.table.sql()} WHERE {_insert_condition(batch)}"
-        settings = ONE_THREAD_SETTINGS if staged.size <= ONE_THREAD_BYTES else {}
-        return ddl.insert_block(target, columns, staged.id, rows, **settings)
+        return ddl.insert_block(target, columns, staged.id, rows, **self._insert_settings(batch))
+
+    def _insert_settings(self, batch: JudgedBatch) -> dict[str, int]:
+        """The settings of the INSERT, from whose values an expression or a view may make any amount of data."""
+        return {**self._limits, **(ONE_THREAD_SETTINGS if batch.staged.size <= ONE_THREAD_BYTES else {})}
+
+    def _may_have_rows(self, batch: JudgedBatch, after: int | None) -> bool:
+        """Whether an INSERT that took too much memory, and not in a view, may have stored rows.
+
+        `after` is the newest block before the INSERT, if no other one can have run since.
+        """
+        source = batch.staged.schema.source
+        if source.is_landing:
+            relation = self._workspace.current.build.relations[source.name]
+            landing = LandingLog(self._workspace.warehouse, self._workspace.name, relation)
+            return landing.block_of(batch.staged.id, time.time()) is not None
+        table = Name(self._workspace.name, source.name)
+        if after is not None:
+            return newest_block_in_parts(self._workspace.warehouse, table) > after
+        # The rows are one block. It is stored as a whole, or partition by partition.
+        return bool(source.engine.partition_key) and not self._exceeds_memory(batch)
+
+    def _exceeds_memory(self, batch: JudgedBatch) -> bool:
+        """Whether the values of a batch take too much memory before any of them is stored."""
+        values = f"SELECT sum(ignore({batch.projection.sql})) FROM {batch.staged.table.sql()}"
+        try:
+            self._workspace.warehouse.query(f"{values} WHERE {_insert_condition(batch)}", None, self._limits)
+        except RookeryError as exc:
+            return exceeds_own_memory(exc)
+        return False
 
 
 @per_snapshot
@@ -289,6 +325,11 @@ class _LandingCopy:
 def _may_be_stored(exc: BaseException) -> bool:
     """Whether a failed INSERT may have stored its rows, in the datasource or in some of the views."""
     return not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc)
+
+
+def _interrupted(exc: RookeryError) -> RookeryError:
+    """RK6008 for an INSERT that may have stored rows and not reached the views."""
+    return RookeryError(OVERLOADED, OVERLOADED.title, detail=exc.detail or exc.message)
 
 
 def _text_of(exc: BaseException) -> str:

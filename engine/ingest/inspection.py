@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from engine.errors import FOREIGN_TENANT, RookeryError
 from engine.ingest.batch import AppendSlice, JudgedBatch, RejectedRow, RowTexts, StagedBatch
-from engine.ingest.bisect import Bisection, SearchLimits
+from engine.ingest.bisect import Bisection
 from engine.ingest.commit import ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import csv_rows, json_rows
 from engine.ingest.purged_tenants import purged_among, without_values
 from engine.ingest.read_settings import PARSE_SETTINGS
 from engine.ingest.row_expressions import row_expressions
 from engine.ingest.unknown_keys import KnownKeys
-from engine.ingest.validation import Judge
+from engine.ingest.validation import Judge, search_limits
 from engine.ingest.values.rejections import (
     MAX_SHOWN_CHARACTERS,
     column_values,
@@ -56,9 +56,8 @@ def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKe
     # The failed attempt may have staged some of the rows, without numbers.
     workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
     settings = workspace.settings
-    limits = SearchLimits(settings.search_rows, settings.search_tries)
     parsing = {**PARSE_SETTINGS, "max_memory_usage": settings.insert_memory}
-    bisection = Bisection(workspace.warehouse, batch, rows, parsing, limits)
+    bisection = Bisection(workspace.warehouse, batch, rows, parsing, search_limits(workspace))
     unreadable = bisection.read()
     invalid = bisection.validate(workspace.current.purged)
     if rows.format is Input.NDJSON:
@@ -167,9 +166,10 @@ def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[
             f"SELECT {columns}, rowNumberInAllBlocks() FROM {batch.table.sql()}"
         )
         rows = RowTexts([b""] * batch.slices[0].rows, Input.NDJSON)
-        max_tries = workspace.settings.search_tries
         purged = workspace.current.purged
-        judge = Judge(warehouse, replace(batch, table=numbered), rows, _keep_all, max_tries, purged, rejected)
+        judge = Judge(
+            warehouse, replace(batch, table=numbered), rows, _keep_all, search_limits(workspace), purged, rejected
+        )
         judge.reject_purged()
         judge.reject_unstorable()
         new = sorted(rejected.keys() - known)

@@ -21,16 +21,16 @@ PARSE_SETTINGS: dict[str, int | str] = {
 }
 
 
-def is_too_large(exc: RookeryError) -> bool:
-    """Whether an INSERT failed because parsing its rows takes more memory than a batch may."""
-    return "Query memory limit" in (exc.detail or "")
-
-
-def too_large_to_read(exc: RookeryError, max_bytes: int) -> RookeryError:
+def too_large(exc: RookeryError, max_bytes: int) -> RookeryError:
     """RK5004 for the sender of rows that need more than `max_bytes` of memory."""
     return RookeryError(
         TOO_LARGE,
-        f"the rows take more than {max_bytes:,} bytes of memory",
+        f"the rows take {memory_above(max_bytes)}",
         hint="nothing was stored; send them in several requests; the limit is ROOKERY_MAX_INSERT_MEMORY",
         detail=exc.detail,
     )
+
+
+def memory_above(max_bytes: int) -> str:
+    """What rows, or an expression on a row, take too much of."""
+    return f"more than {max_bytes:,} bytes of memory"

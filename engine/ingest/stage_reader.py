@@ -12,7 +12,7 @@ from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.file_columns import unknown_columns
 from engine.ingest.formats.json_values import has_unknown_escape
-from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, too_large_to_read
+from engine.ingest.read_settings import PARSE_SETTINGS, too_large
 from engine.ingest.row_position import bad_row
 from engine.ingest.stage_schemas import known_keys, mode_search, schema_for, strict_keys
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
@@ -20,7 +20,7 @@ from engine.ingest.values.rejections import parse_json
 from engine.ingest.values.staging import StageSchema, maybe_empty_condition
 from engine.ingest.values.staging_mode import StagingMode
 from engine.ingest.values.text_tenants import may_have_other_tenants, other_tenants, text_tenant_column
-from engine.warehouse.errors import for_sender, is_transient
+from engine.warehouse.errors import exceeds_own_memory, for_sender, is_transient
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
@@ -90,10 +90,10 @@ class StageReader:
     def _raise_unless_bad_row(self, exc: RookeryError, texts: BatchTexts) -> None:
         """Return if inspecting the appends one by one can help: the engine failed to read a row. Otherwise raise."""
         # Each of them may be small enough separately.
-        if is_too_large(exc) and len(texts.appends) > 1:
+        if exceeds_own_memory(exc) and len(texts.appends) > 1:
             return
-        if is_too_large(exc):
-            raise too_large_to_read(exc, self._workspace.settings.insert_memory) from exc
+        if exceeds_own_memory(exc):
+            raise too_large(exc, self._workspace.settings.insert_memory) from exc
         if is_transient(exc):
             raise for_sender(exc) from exc
         if texts.format is Input.PARQUET:

@@ -11,6 +11,7 @@ from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
 from engine.ingest.purged_tenants import purged_among, purged_reason
+from engine.ingest.read_settings import memory_above
 from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, RowExpression, row_expressions
 from engine.ingest.values.json_paths import INVALID_ID
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, column_values, rejection_reason
@@ -23,12 +24,32 @@ from engine.ingest.values.staging import (
 from engine.ingest.values.staging_rules import StagedColumn
 from engine.project.datasource import Column
 from engine.schema import quote
-from engine.warehouse.port import Warehouse
+from engine.warehouse.errors import exceeds_own_memory, is_caused_by_rows
+from engine.warehouse.port import Rows, Value, Warehouse
+from engine.workspace.workspace import Workspace
 
 UNCHECKED = "not checked: too many other rows cannot be read"
 ENGINE_CONTEXT = re.compile(r":? \((?:while|at row|in file)")
 """The beginning of the part of an engine's message that is not useful to the sender of the rows."""
 _MAX_REASON_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """Limits on the search for one append's bad rows."""
+
+    explained_rows: int
+    """Maximum number of unreadable rows whose reasons are determined."""
+    failed_tries: int
+    """Maximum number of INSERTs and queries that may fail while rows are searched by bisection. Failures are slow."""
+    query_memory: int
+    """Maximum memory of a query over staged rows, in bytes: what the INSERT of the rows may take."""
+
+
+def search_limits(workspace: Workspace) -> SearchLimits:
+    """The limits according to the settings."""
+    settings = workspace.settings
+    return SearchLimits(settings.search_rows, settings.search_tries, settings.commit_memory)
 
 
 @dataclass(slots=True)
@@ -40,8 +61,7 @@ class Judge:
     rows: RowTexts
     restage: Callable[[Collection[int]], None]
     """Replaces the rows of the stage by those with the given numbers."""
-    max_failed_tries: int
-    """Maximum number of queries that may fail while rows are searched by bisection. Failures are slow."""
+    limits: SearchLimits
     purged: Collection[str] = ()
     """Ids of purged tenants."""
     rejected: dict[int, RejectedRow] = field(default_factory=dict)
@@ -76,7 +96,7 @@ class Judge:
 
     def _good_numbers(self) -> list[int]:
         """Numbers of the staged rows that are not rejected."""
-        result = self.warehouse.query(f"SELECT {ROW_NUMBER_COLUMN} FROM {self.batch.table.sql()}")
+        result = self._query(f"SELECT {ROW_NUMBER_COLUMN} FROM {self.batch.table.sql()}")
         return sorted({int(n) for (n,) in result.rows} - self.rejected.keys())
 
     def _values_of(self, row: RejectedRow) -> dict[str, str | None]:
@@ -86,7 +106,7 @@ class Judge:
         """Reject the rows that fail a column's check. Returns whether there are any."""
         schema, bound_tenant = self.batch.schema, self.batch.bound_tenant
         table = self._rows_without(self._throwing_rows)
-        failing = self.warehouse.query(
+        failing = self._query(
             f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}) FROM {table} WHERE ifNull(NOT ({check}), 0)"
         )
         for number, value in failing.rows:
@@ -131,7 +151,7 @@ class Judge:
         ids = purged_among(self.warehouse, self.batch, rows, self.purged)
         if not ids or tenant is None:
             return
-        found = self.warehouse.query(
+        found = self._query(
             f"SELECT {ROW_NUMBER_COLUMN}, toString({tenant.value}) AS _rk_id FROM {rows} "
             "WHERE has({p:Array(String)}, _rk_id)",
             {"p": [*ids]},
@@ -151,7 +171,7 @@ class Judge:
         rows = self._stored_values()
         # Most batches have no row on which the check itself throws. Where it cannot be computed, nothing is known.
         unknown = self._throwing(rows, check.condition, 0, len(self.rows.texts))
-        failing = self.warehouse.query(
+        failing = self._query(
             f"SELECT {ROW_NUMBER_COLUMN} FROM {_without(rows, unknown)} WHERE NOT ({check.condition})"
         )
         column = check.columns[0] if len(check.columns) == 1 else ""
@@ -203,7 +223,7 @@ class Judge:
             return {}
         if stop - start == 1:
             return {start: message}
-        if self._failed_tries > self.max_failed_tries:
+        if self._failed_tries > self.limits.failed_tries:
             return dict.fromkeys(range(start, stop), UNCHECKED)
         middle = (start + stop) // 2
         return self._throwing(rows, expression, start, middle) | self._throwing(rows, expression, middle, stop)
@@ -211,18 +231,26 @@ class Judge:
     def _message_of(self, rows: str, expressions: Sequence[str], start: int, stop: int) -> str | None:
         """The engine's message if an expression throws on a row from `start` up to (excluding) `stop`."""
         try:
-            self.warehouse.query(
+            self._query(
                 f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {rows} "
                 f"WHERE {ROW_NUMBER_COLUMN} >= {start} AND {ROW_NUMBER_COLUMN} < {stop} LIMIT {BARRIER})",
-                None,
-                {"max_threads": 1},
+                max_threads=1,
             )
         except RookeryError as exc:
-            if exc.is_server_fault:
+            if not is_caused_by_rows(exc):
                 raise
             self._failed_tries += 1
-            return exc.message
+            return refusal(exc, self.limits.query_memory)
         return None
+
+    def _query(self, sql: str, bindings: Mapping[str, Value] | None = None, **settings: int) -> Rows:
+        """Run a query over staged rows, from which an expression may make any amount of data."""
+        return self.warehouse.query(sql, bindings, {"max_memory_usage": self.limits.query_memory, **settings})
+
+
+def refusal(exc: RookeryError, max_bytes: int) -> str:
+    """Why the engine refuses to evaluate an expression on a row, with at most `max_bytes` of memory."""
+    return f"it takes {memory_above(max_bytes)}" if exceeds_own_memory(exc) else exc.message
 
 
 def default_fails(column: Column, message: str) -> tuple[str, str]:

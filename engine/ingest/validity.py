@@ -17,8 +17,10 @@ FULL_CHECK_BATCHES = 200
 class Validity:
     """Checks staged batches, and remembers which schemas receive unusual values. Safe for threads."""
 
-    def __init__(self, warehouse: Warehouse) -> None:
+    def __init__(self, warehouse: Warehouse, memory: int) -> None:
+        """`memory` is the most that a check may take, in bytes: what the INSERT of the rows may take."""
         self._warehouse = warehouse
+        self._limits = {"max_memory_usage": memory}
         # By stage schema: how many batches still skip the fast checks. No lock is needed, because a lost update only
         # costs one check.
         self._fast_checks_skipped: dict[str, int] = {}
@@ -48,7 +50,9 @@ class Validity:
             result = self._warehouse.query(
                 # `ignore` evaluates the values without returning them.
                 f"SELECT countIf(NOT ({batch.condition})), sum(ignore({batch.projection.sql})) "
-                f"FROM {batch.staged.table.sql()}"
+                f"FROM {batch.staged.table.sql()}",
+                None,
+                self._limits,
             )
         except RookeryError as exc:
             if is_transient(exc):

@@ -27,6 +27,7 @@ from engine.ingest.idempotency.receipt import Receipt
 from engine.ingest.idempotency.receipts import Receipts
 from engine.ingest.inspection import inspect
 from engine.ingest.purged_tenants import purged_among
+from engine.ingest.read_settings import too_large
 from engine.ingest.recording import Recorder
 from engine.ingest.stage_reader import StageReader, ignored_columns
 from engine.ingest.stage_schemas import schema_for
@@ -34,7 +35,7 @@ from engine.ingest.staging_pool import BorrowedStage, StagingPool
 from engine.ingest.validity import Validity
 from engine.ingest.values.staging import NO_SOURCE_TYPES, StageSchema
 from engine.ingest.writer_queues import AppendGroup
-from engine.warehouse.errors import for_sender, is_transient
+from engine.warehouse.errors import exceeds_own_memory, for_sender, is_caused_by_rows, is_transient
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
@@ -66,7 +67,7 @@ class BatchWriter:
         self._recorder = Recorder(workspace, receipts)
         self._committer = Committer(workspace)
         self._reader = StageReader(workspace)
-        self._validity = Validity(workspace.warehouse)
+        self._validity = Validity(workspace.warehouse, workspace.settings.commit_memory)
 
     def complete_uncertain(self, datasource: str) -> None:
         """Complete unfinished work of earlier batches. Raises RK5013 or RK6008 if that is not possible now."""
@@ -107,7 +108,7 @@ class BatchWriter:
         except _BatchFailed:
             return Attempt(remaining=[AppendGroup(appends, failed=True)])
         except RookeryError as exc:
-            is_for_one = not (exc.is_server_fault or is_transient(exc) or is_view_failure(exc))
+            is_for_one = is_caused_by_rows(exc) and not is_view_failure(exc)
             if is_for_one and len(appends) > 1:
                 # It may be the fault of one of them.
                 return Attempt(remaining=[AppendGroup(appends, failed=True)])
@@ -160,8 +161,10 @@ class BatchWriter:
                 break
             except RookeryError as exc:
                 # A client error here means that a row failed its check or threw, and that the INSERT stored nothing.
-                if exc.is_server_fault or is_view_failure(exc) or batch.inspected:
+                if not is_caused_by_rows(exc) or is_view_failure(exc):
                     raise
+                if batch.inspected:
+                    raise self._error_of_inspected(exc) from exc
                 if (fully_checked := self._validity.with_full_checks(batch)) is not None:
                     batch = fully_checked
                 else:
@@ -171,6 +174,10 @@ class BatchWriter:
         by_key = {r.key: r for r in receipts}
         slices = batch.staged.slices
         return {id(s.append): _result(batch, n, by_key, delivery) for n, s in enumerate(slices)}
+
+    def _error_of_inspected(self, exc: RookeryError) -> RookeryError:
+        """The error for the sender of rows of which none is bad, but which cannot be stored together."""
+        return too_large(exc, self._workspace.settings.commit_memory) if exceeds_own_memory(exc) else exc
 
     def _has_purged_tenants(self, batch: StagedBatch) -> bool:
         """Whether the batch has rows of purged tenants, which an inspection rejects."""

@@ -13,6 +13,7 @@ from engine.errors import RookeryError
 from engine.plan.steps import ChangeColumn
 from engine.schema import Column, Name, Schema, literal, quote
 from engine.warehouse import ddl
+from engine.warehouse.errors import is_caused_by_rows
 from engine.warehouse.port import Warehouse
 
 _FAILED = """SELECT database, table, command, latest_fail_reason FROM system.mutations
@@ -45,7 +46,7 @@ def conversion_error(step: ChangeColumn, warehouse: Warehouse) -> RookeryError |
         # The table function stores nothing.
         warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({column}) {rows}")
     except RookeryError as exc:
-        if exc.is_server_fault:
+        if not is_caused_by_rows(exc):
             raise
         return exc
     return None

@@ -142,6 +142,11 @@ _OF_A_PART = re.compile(
     r"while reading from part |while loading statistics for column |While reading or decompressing \S*/store/"
 )
 
+_MEMORY_LIMIT = 241
+"""The engine's number for a statement that exceeds its own memory limit, or that of its user or of the engine."""
+_OWN_MEMORY_LIMIT = ("Query memory limit exceeded", "Memory limit (for query) exceeded")
+"""Messages about the statement's own limit. Older servers use the second one."""
+
 _OVERLOAD = frozenset(
     {
         159,  # TIMEOUT_EXCEEDED
@@ -149,7 +154,7 @@ _OVERLOAD = frozenset(
         173,  # CANNOT_ALLOCATE_MEMORY
         202,  # TOO_MANY_SIMULTANEOUS_QUERIES
         236,  # ABORTED
-        241,  # MEMORY_LIMIT_EXCEEDED
+        _MEMORY_LIMIT,
         252,  # TOO_MANY_PARTS
         394,  # QUERY_WAS_CANCELLED
         411,  # PTHREAD_ERROR
@@ -276,7 +281,19 @@ def is_transient(exc: RookeryError) -> bool:
     if exc.code in _TRANSIENT:
         return True
     number = getattr(exc, "engine_code", None)
-    return number in _OVERLOAD
+    return number in _OVERLOAD and not exceeds_own_memory(exc)
+
+
+def is_caused_by_rows(exc: RookeryError) -> bool:
+    """Whether a statement failed because of the rows that it reads, so that it fails on them every time."""
+    return not (exc.is_server_fault or is_transient(exc))
+
+
+def exceeds_own_memory(exc: RookeryError) -> bool:
+    """Whether a statement exceeded its own memory limit, and not that of all statements."""
+    return getattr(exc, "engine_code", None) == _MEMORY_LIMIT and any(
+        text in (exc.detail or "") for text in _OWN_MEMORY_LIMIT
+    )
 
 
 _TRANSIENT = frozenset(

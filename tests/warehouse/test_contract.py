@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import errors
-from engine.warehouse.errors import EngineError
+from engine.warehouse.errors import EngineError, exceeds_own_memory, is_caused_by_rows, is_transient
 from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Format, Input, Statement, Warehouse
 from tests.support.reading import MANY, read, rows_of
 from tests.support.warehouses import DATABASE, READERS, ROWS
@@ -51,6 +51,23 @@ def test_measuring_memory_raises_the_errors_of_the_query(warehouse: Warehouse) -
     with pytest.raises(EngineError) as caught:
         warehouse.peak_memory(Statement("SELECT throwIf(number = 5, 'five') FROM numbers(10)"))
     assert caught.value.engine_code == 395
+
+
+@pytest.mark.parametrize(
+    ("setting", "own"), [("max_memory_usage", True), ("max_memory_usage_for_user", False)], ids=["own", "all"]
+)
+def test_a_statement_that_takes_too_much_memory_differs_from_a_busy_engine(
+    warehouse: Warehouse, setting: str, own: bool
+) -> None:
+    with pytest.raises(EngineError) as caught:
+        warehouse.execute(
+            "INSERT INTO FUNCTION null('n UInt64') SELECT length(range(number + 50000000)) FROM numbers(1)",
+            None,
+            {setting: 100_000_000},
+        )
+    assert caught.value.engine_code == 241
+    assert exceeds_own_memory(caught.value) is is_caused_by_rows(caught.value) is own
+    assert is_transient(caught.value) is not own
 
 
 # --- rows in, rows out -------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Rows from which a view makes far more data than they contain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.in_process import open_rookery
+
+LIMIT = 512 << 20
+"""Bytes that a batch may take while it is stored, and that a delivery to a tenant may take."""
+HUGE = 120_000_000
+"""The numbers up to this one take 916 MiB."""
+COLUMNS = """
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: n, type: UInt64}
+engine: {sorting_key: [tenant_id, id]}
+"""
+
+SUMS = """
+nodes:
+  - {name: it, sql: "SELECT tenant_id, sum(length(range(n))) AS total FROM events GROUP BY tenant_id"}
+materialize: {target: sums, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+
+
+@pytest.mark.parametrize("fanout", ["direct", "routed"])
+def test_a_view_that_makes_too_much_data_of_a_row_is_stopped_for_its_tenant(fanout: str, tmp_path: Path) -> None:
+    events = f"tenant: {{column: tenant_id, fanout: {fanout}}}" + COLUMNS
+    with open_rookery(tmp_path, max_total_insert_memory=LIMIT) as rookery:
+        rookery.push({"datasources/events.yaml": events, "pipes/sums_pipe.yaml": SUMS})
+        rookery.add("1", "2", placement="pooled")
+        rookery.add("3", "4")
+        rows = [{"tenant_id": t, "id": t, "n": HUGE if t in (1, 3) else 5} for t in (1, 2, 3, 4)]
+        # No attempt to wait for a better time: the row would fail every time.
+        assert rookery.append(rows).rows == 4
+        assert rookery.deliver([{"tenant_id": t, "id": 5, "n": 6} for t in (2, 4)])
+        assert rookery.rows("SELECT count() FROM main.events") == [(6,)]
+        assert rookery.rows("SELECT tenant_id, sum(total) FROM main.sums GROUP BY 1") == [(2, 11)]
+        assert rookery.rows(f"SELECT sum(total) FROM {rookery.nest('4')}.sums") == [(11,)]
+        assert rookery.rows(f"SELECT sum(total) FROM {rookery.nest('3')}.sums") == [(0,)]

@@ -1,0 +1,94 @@
+"""Rows from which an expression of the datasource or a view makes far more data than they contain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.errors import RookeryError
+from engine.ingest.batch import AppendResult
+from engine.warehouse.port import Input
+from tests.ingest.waiting_appends import appends, results
+from tests.support.in_process import Rookery, open_rookery
+
+MIB = 1 << 20
+LIMIT = 128 * MIB
+"""Of a batch while it is read; it may take four times as much while it is stored."""
+HUGE = 120_000_000
+"""The numbers up to this one take 916 MiB."""
+
+COLUMNS = """
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: n, type: UInt64}
+"""
+KEY = "sorting_key: [tenant_id, id]"
+PLACES = {
+    "default_deeper": f'  - {{name: x, type: UInt64, default: "length(range(n))", json: $.m.x}}\nengine: {{{KEY}}}\n',
+    "sorting_key": 'engine: {sorting_key: [tenant_id, "length(range(n))"]}\n',
+    "ttl": f'engine: {{{KEY}, ttl: "toDateTime(4000000000) + toIntervalSecond(length(range(n)))"}}\n',
+    "index": f'indexes: [{{name: ix, expression: "length(range(n))", type: minmax}}]\nengine: {{{KEY}}}\n',
+}
+KINDS = {"landing": "tenant: tenant_id", "ordinary": "tenant: {column: tenant_id, landing: false}"}
+COPIES = """
+nodes:
+  - {name: it, sql: "SELECT tenant_id, count() AS c FROM default_deeper_fed GROUP BY tenant_id"}
+materialize: {target: fed_counts, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    files = {
+        f"datasources/{place}_{kind}.yaml": tenant + COLUMNS + clause
+        for place, clause in PLACES.items()
+        for kind, tenant in KINDS.items()
+    }
+    files["datasources/default_deeper_fed.yaml"] = KINDS["ordinary"] + COLUMNS + PLACES["default_deeper"]
+    files["pipes/copies.yaml"] = COPIES
+    with open_rookery(tmp_path_factory.mktemp("amplifying"), max_insert_memory=LIMIT) as opened:
+        opened.push(files)
+        yield opened
+
+
+def _body(*values: int) -> bytes:
+    return b"\n".join(json.dumps({"tenant_id": 1, "id": i, "n": n}).encode() for i, n in enumerate(values))
+
+
+def _append(rookery: Rookery, datasource: str, body: bytes, **more: Any) -> AppendResult:
+    return rookery.gateway.append(datasource, body, Input.NDJSON, **more).result(60)
+
+
+NAMES = [*(f"{place}_{kind}" for place in PLACES for kind in KINDS), "default_deeper_fed"]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_that_takes_too_much_memory_is_quarantined(rookery: Rookery, name: str, key: str | None) -> None:
+    result = _append(rookery, name, _body(1, HUGE, 2), key=key)
+    assert (result.rows, result.quarantined) == (2, 1)
+    ((row, reasons),) = rookery.rows(f"SELECT c__row, c__error FROM main.{name}_quarantine")
+    assert row == 1
+    assert f"more than {4 * LIMIT:,} bytes of memory" in reasons[0]
+    assert rookery.rows(f"SELECT count() FROM main.{name}") == [(2,)]
+    rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
+    rookery.run(f"TRUNCATE TABLE main.{name}")
+
+
+def test_rows_that_take_too_much_memory_together_are_refused(rookery: Rookery) -> None:
+    values = [HUGE // 4] * 6
+    with pytest.raises(RookeryError) as refused:
+        _append(rookery, "default_deeper_landing", _body(*values))
+    assert refused.value.code.id == "RK5004"
+    assert rookery.rows("SELECT count() FROM main.default_deeper_landing") == [(0,)]
+    assert _append(rookery, "default_deeper_landing", _body(*values[:2])).rows == 2
+
+
+def test_a_row_that_takes_too_much_memory_does_not_concern_others_in_its_batch(rookery: Rookery) -> None:
+    sent = appends("default_deeper_ordinary", [("1", _body(1)), ("1", _body(HUGE)), ("1", _body(2))])
+    outcomes = [r if isinstance(r, RookeryError) else (r.rows, r.quarantined) for r in results(rookery, sent)]
+    assert outcomes == [(1, 0), (0, 1), (1, 0)]
