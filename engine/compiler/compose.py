@@ -7,7 +7,7 @@ assembled statements are cached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,8 @@ class Caller:
     """Renders templates with the caller's parameters."""
     scope: Scope
     """The relations that the caller may read."""
+    owner: Hashable = None
+    """Who shares cached results of texts and values that the caller sent; None if everyone may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,17 @@ class Verifier:
             return cached
         return self._verified.put(key, verify(sql, self.parser, bound=bound, placeholders=types, view=view))
 
+    def sent(self, sql: str, bound: frozenset[str], owner: Hashable) -> Verified:
+        """Verify SQL that a caller sent. Only the same owner gets its cached result.
+
+        Otherwise the time until the response would show which texts others have sent, with the values in them.
+        """
+        key = (sql, _mentioned(sql, bound), owner)
+        cached = self._verified.get(key)
+        if cached is not None:
+            return cached
+        return self._verified.put(key, verify(sql, self.parser.uncached, bound=bound, placeholders={}))
+
 
 class Composer:
     """Composes statements of one build."""
@@ -149,7 +162,7 @@ class Composer:
 
         Each pipe that it reads becomes a `view(…)` with its own WITH queries, which the ad-hoc SQL cannot reference.
         """
-        text = self.verifier(sql, allowed)
+        text = self.verifier.sent(sql, allowed, caller.owner)
         binder, bind = Binder(), _binding(caller.scope)
         ctes: dict[str, str] = {}
         placeholders: dict[str, str] = {}

@@ -91,11 +91,13 @@ class Queries:
             self._count_request(request.claims)
 
             def compose(scope: Scope) -> Composed:
-                zone = self._workspace.zone
+                # Without parameters, all callers send the same.
+                owner = request.claims.caller if request.parameters else None
+                caller = Caller(_renderer(values, self._workspace.zone), scope, owner)
                 if request.trace is not None:
-                    composed = request.trace.composed(snapshot.build, pipe, Caller(_renderer(values, zone), scope))
+                    composed = request.trace.composed(snapshot.build, pipe, caller)
                 else:
-                    composed = _composed_endpoint(snapshot, pipe, values, scope, zone)
+                    composed = _composed_endpoint(snapshot, pipe, values, caller)
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
@@ -123,7 +125,8 @@ class Queries:
                 pipes = sorted(verified.reads & set(build.pipes))
                 ignored = arguments.without_effect(pipes)
                 renderer = _renderer(arguments.values(pipes), self._workspace.zone)
-                composed = build.composer.adhoc(build, text, granted.names, Caller(renderer, scope))
+                caller = Caller(renderer, scope, request.claims.caller)
+                composed = build.composer.adhoc(build, text, granted.names, caller)
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
@@ -133,7 +136,8 @@ class Queries:
                 add_quotes_hint(exc, text)
                 name = unknown_name(exc.message)
                 if request.claims.reads_all and exc.code is SQL_SEMANTICS and exc.hint is None and name:
-                    exc.hint = did_you_mean(name.rpartition(".")[2], _columns(build, text, granted.names))
+                    verified = _verified(build.composer.verifier, text, granted.names, request.claims)
+                    exc.hint = did_you_mean(name.rpartition(".")[2], _columns(build, verified.reads))
                 raise
             result.ignored = ignored
             return result
@@ -259,7 +263,10 @@ class Queries:
         )
         if composed.assembled.slow:
             engine_limits |= SMALL_BLOCKS
-        return Statement(composed.sql, bindings, engine_limits, execution.tag, quoted=composed.quoted)
+        return Statement(
+            composed.sql, bindings, engine_limits, execution.tag, quoted=composed.quoted, owner=claims.caller,
+            is_sent=execution.tag == AD_HOC_TAG,
+        )  # fmt: skip
 
 
 def _endpoint_limit(execution: Execution) -> SharedLimit | None:
@@ -267,8 +274,7 @@ def _endpoint_limit(execution: Execution) -> SharedLimit | None:
     limit, claims = execution.limits.max_concurrent, execution.request.claims
     if not limit:
         return None
-    caller = ("token", claims.identity) if claims.tenant is None else ("tenant", claims.tenant)
-    return SharedLimit(("pipe", execution.tag), ("pipe", execution.tag, *caller), limit)
+    return SharedLimit(("pipe", execution.tag), ("pipe", execution.tag, *claims.caller), limit)
 
 
 def _verified(verifier: Verifier, text: str, names: frozenset[str], claims: Claims) -> Verified:
@@ -277,7 +283,7 @@ def _verified(verifier: Verifier, text: str, names: frozenset[str], claims: Clai
     Raises RK3007 instead of RK2004 for a missing table if the caller reads all of them, so that nothing is hidden.
     """
     try:
-        return verifier(text, names)
+        return verifier.sent(text, names, claims.caller)
     except UnknownTableError as exc:
         if not claims.reads_all:
             raise
@@ -285,25 +291,25 @@ def _verified(verifier: Verifier, text: str, names: frozenset[str], claims: Clai
         raise RookeryError(UNKNOWN_RESOURCE, exc.message, hint=hint, place=exc.place) from exc
 
 
-def _columns(build: Build, text: str, names: frozenset[str]) -> set[str]:
+def _columns(build: Build, reads: frozenset[str]) -> set[str]:
     """The columns of everything that ad-hoc SQL reads."""
-    reads = build.composer.verifier(text, names).reads
     found = {c for name in reads if name in build.relations for c in build.relations[name].columns}
     return found | {c.name for name in reads for c in build.outputs.get(name, ())}
 
 
-def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope, zone: str) -> Composed:
-    """An endpoint's statement, cached by everything that its SQL depends on."""
+def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], caller: Caller) -> Composed:
+    """An endpoint's statement, cached by everything that its SQL depends on, and by who sent the values."""
     cacheable = (
         all(type(v) in (str, int) for v in values.values())
         and sum(len(str(v)) for v in values.values()) < CACHEABLE_VALUE_CHARACTERS
     )
-    build, caller = snapshot.build, Caller(_renderer(values, zone), scope)
+    build = snapshot.build
     if not cacheable:
         return build.composer.request(build, pipe, caller)
     cache = _composed_statements(snapshot)
     # Equal values of different types, such as 1 and True, render differently, so the type is part of the key.
-    key = (pipe, scope.shape(), tuple(sorted((n, type(v).__name__, v) for n, v in values.items())))
+    typed = tuple(sorted((n, type(v).__name__, v) for n, v in values.items()))
+    key = (pipe, caller.scope.shape(), caller.owner, typed)
     composed = cache.get(key)
     if composed is None:
         composed = cache.put(key, build.composer.request(build, pipe, caller))

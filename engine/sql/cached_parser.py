@@ -22,7 +22,7 @@ class CachedParser:
     """Wraps a parser with a cache. Each call returns a new tree, because verification changes the tree."""
 
     def __init__(self, parser: Parser) -> None:
-        self._parser = parser
+        self.uncached = parser
         self._parsed: LruCache[str, tuple[bytes, str]] = LruCache(CACHED_TEXTS, weigh=size_of)
         self._formatted: LruCache[bytes, str] = LruCache(CACHED_TEXTS, weigh=size_of)
 
@@ -30,7 +30,7 @@ class CachedParser:
         cached = self._parsed.get(sql)
         if cached is not None:
             return orjson.loads(cached[0]), cached[1]
-        tree, canonical = self._parser.parse(sql)
+        tree, canonical = self.uncached.parse(sql)
         self._parsed.put(sql, (_as_json(tree), canonical))
         return tree, canonical
 
@@ -39,10 +39,10 @@ class CachedParser:
         cached = self._formatted.get(key)
         if cached is not None:
             return cached
-        return self._formatted.put(key, self._parser.format(tree))
+        return self._formatted.put(key, self.uncached.format(tree))
 
     def functions(self) -> frozenset[str]:
-        return self._parser.functions()
+        return self.uncached.functions()
 
 
 def _as_json(tree: dict[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,11 @@ class Claims:
     def identity(self) -> tuple[str, str | None, str | None]:
         """Whose requests count together for limits. A JWT can have the name of a static token, but is another."""
         return self.subject, self.static_id, self.tenant
+
+    @property
+    def caller(self) -> tuple[Hashable, ...]:
+        """Who shares limits and cached results: all tokens of a tenant, or a single token without one."""
+        return ("token", self.identity) if self.tenant is None else ("tenant", self.tenant)
 
     @property
     def is_admin(self) -> bool:

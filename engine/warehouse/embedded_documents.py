@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ class DocumentReader:
         self._selects = selects
         self._defaults = defaults
         self._watch = watch
-        self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS, weigh=size_of)
+        self._large: LruCache[tuple[str, Hashable], bool] = LruCache(_LARGE_TEXTS, weigh=size_of)
 
     def read(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         """Yield the document of a statement's result. Raises EngineError, possibly after a part of the document.
@@ -62,14 +62,16 @@ class DocumentReader:
         The first attempt is a single call. If the result is too large for that, the statement runs again as a stream,
         on a handle that stays borrowed until the reader has consumed it.
         """
-        self._selects.check(statement.sql)
+        self._selects.check(statement.sql, statement.text_owner)
         statement = with_quoted_integers(statement, format)
-        if statement.sql not in self._large:
+        # Per owner: the form of a document depends on this, and must not show how large the results of others are.
+        key = (statement.sql, statement.owner)
+        if key not in self._large:
             document = self._watch.read(partial(self._buffered, statement, format))
             if document is not None:
                 yield document
                 return
-            self._large.put(statement.sql, True)
+            self._large.put(key, True)
         handle = self._readers.borrow()
         try:
             yield from _streamed(handle, statement, format)
@@ -87,7 +89,7 @@ class DocumentReader:
 
     def _explained(self, text: Callable[[Statement], str], statement: Statement) -> list[str]:
         """The lines of an EXPLAIN statement."""
-        self._selects.check(statement.sql)
+        self._selects.check(statement.sql, statement.text_owner)
         sql = text(replace(statement, settings={**statement.settings, **_query_name(statement)}))
         output = self._watch.read(partial(self._run, sql, "JSONCompact", statement))
         return [row[0] for row in orjson.loads(output.data)["data"]]

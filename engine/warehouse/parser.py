@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import orjson
@@ -105,7 +105,7 @@ def _keyword_hint(sql: str, place: errors.Place | None) -> str | None:
 
 
 class Selects:
-    """Checks that a string is a single SELECT. Positive results are cached.
+    """Checks that a string is a single SELECT. Positive results are cached, for each owner of a text.
 
     A reader's handle is read-only, but the engine still runs statements that write files, such as
     `INSERT INTO FUNCTION file(…)` and `INTO OUTFILE`, and some engines run several statements at once.
@@ -113,11 +113,11 @@ class Selects:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._accepted: LruCache[str, bool] = LruCache(_ACCEPTED_TEXTS, weigh=size_of)
+        self._accepted: LruCache[tuple[str, Hashable], bool] = LruCache(_ACCEPTED_TEXTS, weigh=size_of)
 
-    def check(self, sql: str) -> None:
+    def check(self, sql: str, owner: Hashable = None) -> None:
         """Raise SQL_SYNTAX unless the string is a single SELECT without FORMAT and INTO OUTFILE."""
-        if sql in self._accepted:
+        if (sql, owner) in self._accepted:
             return
         try:
             kind, has_output_clause = self._ask(_KIND, {"sql": sql}).rows[0]
@@ -125,4 +125,4 @@ class Selects:
             raise _refused(exc) from exc
         if kind != _SELECT or has_output_clause:
             raise EngineError(errors.SQL_SYNTAX, "only a SELECT is allowed here")
-        self._accepted.put(sql, True)
+        self._accepted.put((sql, owner), True)

@@ -6,7 +6,7 @@ Two adapters implement it: `embedded` (chDB in this process) and `server` (Click
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -65,6 +65,15 @@ class Statement:
     """Identifies the query for `cancel`."""
     quoted: bool = False
     """Whether JSON documents contain 64-bit and larger integers as strings."""
+    owner: Hashable = None
+    """For whom it runs. What is remembered of its result is only used for the same owner."""
+    is_sent: bool = False
+    """Whether the owner sent the text, which then contains the owner's values."""
+
+    @property
+    def text_owner(self) -> Hashable:
+        """Who shares what is remembered of the text; None for a text of the workspace's files."""
+        return self.owner if self.is_sent else None
 
 
 def limit_settings(*, seconds: float, memory: int, total_memory: int, rows: int) -> dict[str, int | str]:

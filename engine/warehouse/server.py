@@ -162,7 +162,7 @@ class ServerWarehouse:
         """The lines of an EXPLAIN statement."""
         self._check_open()
         if self._parses:
-            self._selects.check(statement.sql)
+            self._selects.check(statement.sql, statement.text_owner)
         with self._query_slot(), translated():
             output = self._reader.raw_query(
                 sql,
@@ -327,7 +327,7 @@ class ServerWarehouse:
         """Yield the document of a result, without the error that the server may append to it."""
         self._check_open()
         if self._parses:
-            self._selects.check(statement.sql)
+            self._selects.check(statement.sql, statement.text_owner)
         statement = with_quoted_integers(statement, format)
         sql = with_settings(statement.sql, statement.settings)
         with self._query_slot():

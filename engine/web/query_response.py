@@ -5,7 +5,7 @@ disconnects.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -34,18 +34,12 @@ async def run_to_end(request: Request, query: QueryRequest, run: Callable[[Query
     """The result of work that runs a query to its end on the caller's reader. Raises RK4010 and RK6003 when none
     becomes free.
     """
-    services, caller = services_of(request), _caller_of(query)
+    services, caller = services_of(request), query.claims.caller
     await services.reader_queue.enter(caller)
     try:
         return await _run_watched(request, services, query.ticket, partial(run, query))
     finally:
         services.reader_queue.leave(caller)
-
-
-def _caller_of(query: QueryRequest) -> Hashable:
-    """Who shares readers: the callers of a tenant, or of a token without one."""
-    claims = query.claims
-    return ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.identity)
 
 
 async def respond(
@@ -55,7 +49,7 @@ async def respond(
 
     The caller's reader is returned after the last byte. Raises RK4010 and RK6003 when none becomes free.
     """
-    services, caller = services_of(request), _caller_of(query)
+    services, caller = services_of(request), query.claims.caller
     await services.reader_queue.enter(caller)
     leave = partial(services.reader_queue.leave, caller)
     try:

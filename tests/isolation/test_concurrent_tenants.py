@@ -7,6 +7,7 @@ import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from engine.errors import (
 )
 from engine.query import authorize
 from engine.query.request import QueryRequest
-from engine.warehouse.port import Format
+from engine.warehouse.embedded_documents import MAX_BUFFERED_ROWS
+from engine.warehouse.handles import Handle
+from engine.warehouse.port import Format, Rows
 from tests.isolation.five_tenants import PLACEMENTS, ROWS, rows_of, token_of
 from tests.isolation.services import Service
 from tests.support.soak import soak_rounds
@@ -156,3 +159,41 @@ def test_a_token_without_a_tenant_sees_nothing(service: Service) -> None:
     with pytest.raises(RookeryError) as other:
         service.queries.endpoint(QueryRequest(claims, impersonated_tenant="bee"), "words")
     assert other.value.code.status == 403
+
+
+@pytest.mark.guard
+@pytest.mark.parametrize(
+    "text", ["SELECT 'guess' AS w FROM words", "SELECT count() FROM events WHERE word = 'guess'"]
+)
+def test_the_work_for_a_text_does_not_show_whether_another_tenant_has_sent_it(
+    service: Service, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = {t: token_of(service, t) for t in ("ant", "cat")}
+    parsed: list[str] = []
+    run = Handle.rows
+
+    def counted(self: Handle, sql: str, *more: Any) -> Rows:
+        parsed.append(sql)
+        return run(self, sql, *more)
+
+    def work(tenant: str, guess: str) -> int:
+        parsed.clear()
+        service.sql(tokens[tenant], text.replace("guess", guess))
+        return len(parsed)
+
+    monkeypatch.setattr(Handle, "rows", counted)
+    fresh = work("ant", "a new word")
+    assert fresh == work("cat", "a word of cat") == work("ant", "a word of cat")
+    assert work("ant", "a word of cat") < fresh, "a tenant's own texts are remembered"
+
+
+@pytest.mark.guard
+def test_the_form_of_a_document_does_not_show_how_large_the_result_of_another_tenant_is(service: Service) -> None:
+    text = "SELECT word, n.number AS n FROM events CROSS JOIN numbers(1000) AS n WHERE word LIKE 'cat-%'"
+
+    def document(tenant: str) -> bytes:
+        return service.sql(token_of(service, tenant), text).split(b'"statistics"')[0]
+
+    before = document("ant")
+    assert json.loads(service.sql(token_of(service, "cat"), text))["rows"] > MAX_BUFFERED_ROWS
+    assert document("ant") == before
