@@ -55,9 +55,9 @@ def create_view(view: View) -> str:
     return f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name} TO {target} AS (\n{view.sql}\n){comment}"
 
 
-def drop_table(name: Name) -> str:
-    """Drop a table and wait until it is gone."""
-    return f"DROP TABLE IF EXISTS {name.sql()} SYNC"
+def drop_table(*names: Name) -> str:
+    """Drop tables, of which some may not exist, and wait until they are gone."""
+    return f"DROP TABLE IF EXISTS {', '.join(n.sql() for n in names)} SYNC"
 
 
 def drop_view(name: Name) -> str:

@@ -65,11 +65,15 @@ class Cli:
         return outcome
 
     def terminal(self, *arguments: object, columns: int = 80, code: int = 0, **environment: str) -> str:
-        """Run a command whose output is a terminal of a width. Returns what it printed, both streams together."""
+        """Run a command whose output is a terminal of a width. Returns what it printed, both streams together.
+
+        The interpreter reads its variables when it starts, so with one of them the command is started as users start it.
+        """
         seen = {k: v for k, v in self.seen(**environment).items() if k != "COLUMNS" or "COLUMNS" in environment}
         master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-        words = [*REAL, *map(str, arguments)]
+        interpreters = any(name.startswith(("PYTHON", "LC_")) for name in environment)
+        words = [*(REAL if interpreters else self.command), *map(str, arguments)]
         with subprocess.Popen(
             words, cwd=self.directory, env=seen, stdin=slave, stdout=slave, stderr=slave
         ) as process:

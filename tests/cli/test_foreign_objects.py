@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.cli.billing import FILES, KINDS
-from tests.cli.commands import ROOT, Cli, for_server
-from tests.support.server import running
-
-ENGINE = """
-import json, sys
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import WarehouseOptions
-from pathlib import Path
-warehouse = EmbeddedWarehouse(Path(sys.argv[1]), WarehouseOptions(database="main_empty"))
-found = []
-for sql in json.load(sys.stdin):
-    if sql.startswith("SELECT"):
-        found.append([list(r) for r in warehouse.query(sql).rows])
-    else:
-        warehouse.execute(sql)
-print(json.dumps(found, default=str))
-warehouse.close()
-"""
+from tests.cli.billing import FILES, KINDS
+from tests.cli.commands import Cli, for_server
+from tests.support.server import running
 
 
 def on_the_engine(directory: Path, *statements: str) -> list[Any]:
     """Run statements of another program while no server runs on the directory; returns the rows of the SELECTs."""
-    completed = subprocess.run(
-        [sys.executable, "-c", ENGINE, str(directory / ".rookery" / "data")],
-        input=json.dumps(statements),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-    )
-    return list(json.loads(completed.stdout))
+    warehouse = EmbeddedWarehouse(directory / ".rookery" / "data", WarehouseOptions(database="main_empty"))
+    found: list[Any] = []
+    try:
+        for sql in statements:
+            if sql.startswith("SELECT"):
+                found.append([list(row) for row in warehouse.query(sql).rows])
+            else:
+                warehouse.execute(sql)
+    finally:
+        warehouse.close()
+    return found
 
 
 def test_foreign_tables_are_refused_and_survive_prune_and_tenant_rm(tmp_path: Path) -> None:

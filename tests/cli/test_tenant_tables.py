@@ -35,11 +35,10 @@ def checkout(directory: Path) -> Path:
     return directory
 
 
-def provision(server: Server, directory: Path, tenant: int, forked: Path | None = None) -> str:
+def provision(server: Server, directory: Path, tenant: int, forked: Path) -> str:
     """Run the script; its output, which is the tenant's token."""
     cli = for_server(server, directory)
-    bin_ = forked or _real(directory)
-    environment = cli.seen(PATH=f"{bin_}:{cli.seen()['PATH']}")
+    environment = cli.seen(PATH=f"{forked}:{cli.seen()['PATH']}")
     completed = subprocess.run(
         [directory / "provision.sh", str(tenant)],
         env=environment,
@@ -50,17 +49,6 @@ def provision(server: Server, directory: Path, tenant: int, forked: Path | None 
     )
     assert completed.returncode == 0, completed.stderr
     return completed.stdout.strip()
-
-
-def _real(directory: Path) -> Path:
-    """A directory with the command as users start it."""
-    found = directory.parent / "real"
-    found.mkdir(exist_ok=True)
-    import sys
-
-    (found / "rookery").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli.main "$@"\n')
-    (found / "rookery").chmod(0o755)
-    return found
 
 
 def assert_exact(server: Server, *tenants: int) -> None:
@@ -83,8 +71,8 @@ def test_the_script_provisions_a_tenant_and_does_nothing_when_run_again(
     server: Server, tmp_path: Path, forked: Path
 ) -> None:
     with writing(server, range(1, 10)) as written:
-        token = provision(server, checkout(tmp_path / "first"), 1)
-        written.wait(5)
+        token = provision(server, checkout(tmp_path / "first"), 1, forked)
+        written.wait(3)
     assert_exact(server, 1)
     usage = server.get("/v0/pipes/tenant_1_usage_current_month.json", token).json()
     assert {"meta", "data", "rows", "statistics"} <= usage.keys()
@@ -144,7 +132,7 @@ def test_a_tenants_token_reads_its_two_resources_and_nothing_else(
 
 
 @pytest.mark.proves("B7", "B16")
-@pytest.mark.parametrize("number", [8, pytest.param(50, marks=pytest.mark.soak_only)])
+@pytest.mark.parametrize("number", [4, pytest.param(50, marks=pytest.mark.soak_only)])
 def test_scripts_at_the_same_time_do_not_conflict(server: Server, tmp_path: Path, forked: Path, number: int) -> None:
     """All are the script itself, each in a checkout of its own. Its `rookery` is forked from a process that has
     imported the command line already: 350 starts of half a second each would only measure this machine."""
@@ -172,7 +160,7 @@ def test_removing_a_tenants_datasource_never_disturbs_inserts(server: Server, tm
     cli = for_server(server, checkout(tmp_path / "removal"))
     token = provision(server, cli.directory, 7, forked)
     with writing(server, range(1, 100)) as written:
-        written.wait(3)
+        written.wait(2)
         refusal = cli("datasource", "rm", "tenant_7_ds", code=4).err
         assert "RK3003" in refusal
         assert "tenant_7_pipe" in refusal

@@ -20,7 +20,7 @@ from tests.cli.commands import Cli, for_server
 from tests.cli.test_foreign_objects import on_the_engine
 from tests.support.server import Server, running
 
-OWN, POOLED = (1, 2, 3), (8, 9)
+OWN, POOLED = (1, 2), (8, 9)
 EVERYONE = (*OWN, *POOLED)
 OLD = "2020-01-01 00:00:00"
 pytestmark = pytest.mark.feature
@@ -122,20 +122,22 @@ def test_purge(home: Path) -> None:
             send(server, 3, (*own, *pooled))
 
 
-def test_remove_and_add_again_with_the_other_placement(home: Path) -> None:
-    own, pooled = (1, 3, 9), (2, 8)
+def test_tenants_change(home: Path) -> None:
+    """Each change is the first use of its tenant's nest."""
+    own, pooled = (1, 4, 9), (2, 8)
     with restarted(home, own, pooled) as server:
+        path = "/v0/datasources/events/quarantine"
+        (row,) = server.admin_json("GET", path)["rows"]
+        corrected = {"id": row["c__id"], "text": '{"tenant_id": 1, "event": "a", "units": 11}'}
+        assert server.admin_json("POST", f"{path}/replay", json={"rows": [corrected]})["successful_rows"] == 1
         for tenant in (2, 9):
             server.admin_json("DELETE", f"/v0/tenants/{tenant}")
             assert server.sql(f"SELECT count() AS n FROM events WHERE tenant_id = {tenant}") == [{"n": 12}]
             server.tenant(str(tenant), "tables" if tenant in own else "pooled")
-
-
-def test_a_new_tenant_gets_its_history(home: Path) -> None:
-    with restarted(home, (*OWN, 4)) as server:
         server.events("events", [{"tenant_id": 4, "event": "a", "units": 5}])
         server.tenant("4", "tables")
         assert rows_as_tenant(server, 4, "SELECT sum(units) AS u FROM usage_daily") == [{"u": 5}]
+        settle(server)
 
 
 @pytest.mark.soak_only
@@ -147,22 +149,31 @@ def test_another_fanout_mode(home: Path, mode: str) -> None:
         server.push(project(mode))
 
 
-CHANGED = {
-    "a column": EVENTS.replace("engine:", "  - {name: place, type: String, default: \"'here'\"}\nengine:"),
-    "a default": EVENTS.replace('default: "1"', 'default: "2"'),
-    "a wider type": EVENTS.replace("type: UInt64", "type: UInt128"),
-    "a codec": EVENTS.replace("{name: event, type: LowCardinality(String)}", "{name: event, type: String}"),
+CHANGES = {
+    "a column": ("engine:", "  - {name: place, type: String, default: \"'here'\"}\nengine:"),
+    "a default": ('default: "1"', 'default: "2"'),
+    "a wider type": ("type: UInt64", "type: UInt128"),
+    "another encoding": ("{name: event, type: LowCardinality(String)}", "{name: event, type: String}"),
 }
 
 
-@pytest.mark.parametrize("change", CHANGED)
-def test_a_push_alters_landing_and_its_copies(home: Path, mode: str, change: str) -> None:
-    files = project(mode, CHANGED[change])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param([*CHANGES], id="all at once"),
+        *(pytest.param([c], id=c, marks=pytest.mark.soak_only) for c in CHANGES),
+    ],
+)
+def test_a_push_alters_landing_and_its_copies(home: Path, mode: str, changes: list[str]) -> None:
+    events = EVENTS
+    for change in changes:
+        events = events.replace(*CHANGES[change])
+    files = project(mode, events)
     with restarted(home) as server:
         server.push(files, allow=["events", "usage_daily", "kinds"])
-        if change == "a column":
+        if "a column" in changes:
             assert rows_as_tenant(server, 2, "SELECT DISTINCT place FROM events") == [{"place": "here"}]
-        if change == "a default":
+        if "a default" in changes:
             server.events("events", [{"tenant_id": t, "event": "d"} for t in EVERYONE])
             settle(server)
             assert rows_as_tenant(server, 2, "SELECT sum(units) AS u FROM events WHERE event = 'd'") == [{"u": 2}]
@@ -175,8 +186,8 @@ def test_a_push_rebuilds_a_derived_table(home: Path, mode: str) -> None:
         server.push(project(mode, **{"pipes/usage_pipe.yaml": pipe}), allow=["usage_pipe"])
         for _ in range(2):
             assert_exact(server, OWN, POOLED, also=" AND event != 'c'")
-            healthy(server)
             send(server, 4)
+        healthy(server)
 
 
 def test_a_push_adds_a_derived_table(home: Path, mode: str) -> None:
@@ -226,6 +237,7 @@ def fails(server: Server) -> bool:
     return bool(fanout["suspended"]) or any(d["lagging"] for d in fanout["datasources"])
 
 
+@pytest.mark.soak_only
 def test_a_failing_nest_is_repaired(home: Path) -> None:
     table, away = "main_nest_2.usage_daily", "main_nest_2.usage_away"
     on_the_engine(home, f"RENAME TABLE {table} TO {away}")
@@ -236,15 +248,6 @@ def test_a_failing_nest_is_repaired(home: Path) -> None:
     with restarted(home) as server:
         for command in ("repair", "retry"):
             for_server(server, home.parent / "cli")("fanout", command)
-        settle(server)
-
-
-def test_quarantined_rows_are_replayed(home: Path) -> None:
-    with restarted(home) as server:
-        path = "/v0/datasources/events/quarantine"
-        (row,) = server.admin_json("GET", path)["rows"]
-        corrected = {"id": row["c__id"], "text": '{"tenant_id": 1, "event": "a", "units": 11}'}
-        assert server.admin_json("POST", f"{path}/replay", json={"rows": [corrected]})["successful_rows"] == 1
         settle(server)
 
 
