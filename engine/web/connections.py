@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, cast
 
+import httptools
 import orjson
 import uvicorn
 from uvicorn._types import ASGI3Application
@@ -141,6 +142,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline = 0.0
         self._send_deadline = 0.0
         self._head_bytes = 0
+        self._head_lines = 0
         self._in_request = False
         # Number of bytes since the parser last called back. The parser buffers those of an unfinished line.
         self._buffered_bytes = 0
@@ -188,13 +190,38 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._phase is Phase.IDLE:
             self._enter_phase(Phase.HEAD, self.bounds.settings.header_seconds)
         self._buffered_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._buffered_bytes > self.bounds.settings.max_header_bytes and not self._refused:
             self._refuse(HEAD_TOO_LARGE, self._too_large())
 
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        except httptools.HttpParserUpgrade as offered:
+            # The parser has stopped after the head. It would take the body for the next request.
+            parts = (self._head_without_upgrade(), data[offered.args[0] :])
+            self.parser = httptools.HttpRequestParser(self)
+            for part in parts:
+                if not self._refused:
+                    self._parse(part)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head of a request that offers an upgrade to another protocol, without the offer."""
+        offer = (b"upgrade", b"http2-settings")
+        headers = [(name, value) for name, value in self.headers if name not in (*offer, b"connection")]
+        listed = b",".join(value for name, value in self.headers if name == b"connection").split(b",")
+        if options := [option.strip() for option in listed if option.strip().lower() not in offer]:
+            headers.append((b"connection", b", ".join(options)))
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        first = b"%s %s HTTP/%s" % (method, self.url, version)
+        return b"\r\n".join((first, *map(b": ".join, headers), b"", b""))
+
     # Callbacks of the parser. An exception in one of them stops the parsing, and uvicorn calls `send_400_response`.
     def on_message_begin(self) -> None:
-        self._buffered_bytes = self._head_bytes = 0
+        self._buffered_bytes = self._head_bytes = self._head_lines = 0
         self._in_request = True
         super().on_message_begin()
 
@@ -209,15 +236,23 @@ class GuardedProtocol(HttpToolsProtocol):
         self._buffered_bytes = 0
         limits = self.bounds.settings
         self._head_bytes += len(name) + len(value) + 4
+        self._head_lines += 1
         if self._head_bytes > limits.max_header_bytes:
             self._stop_parsing(HEAD_TOO_LARGE, self._too_large())
-        if len(self.headers) >= limits.max_headers:
+        if self._head_lines > limits.max_headers:
             self._stop_parsing(HEAD_TOO_LARGE, f"the request has more than {limits.max_headers} headers")
-        super().on_header(name, value)
+        # Trailers, which follow a body, are counted too, but they are no headers: proxies do not check them.
+        if self._phase is not Phase.BODY:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin the request's record, before the application runs."""
         self._buffered_bytes = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._stop_parsing(BAD_HTTP, "CONNECT is not supported")
+            # The parser stops here, and `_parse` starts it again.
+            return
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop_parsing(BAD_HTTP, f"more than {MAX_PIPELINED} requests wait for earlier ones")
         # Before the request can run, and with the address of the connection, which a header may replace later.
@@ -241,6 +276,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_request = False
         if self.cycle is not None and self.cycle.response_complete:
             self._enter_phase(Phase.IDLE, self.bounds.settings.idle_seconds)

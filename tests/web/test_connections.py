@@ -144,6 +144,49 @@ def test_requests_that_do_not_wait_for_responses_are_limited(server: Server) -> 
         assert received.count(ok) in answered
 
 
+BODY = b"SELECT 'the body' AS b"
+BODIES = {
+    "a length": b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY),
+    "chunks": b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
+}
+
+
+def conversation(server: Server, text: bytes, *, pieces: int = 1) -> bytes:
+    """What the server sends to a client that sends a text in pieces, whose last request closes the connection."""
+    received = b""
+    with connect(server) as connection:
+        for n in range(pieces):
+            connection.sendall(text[len(text) * n // pieces : len(text) * (n + 1) // pieces])
+            time.sleep(0.01 if n < pieces - 1 else 0)
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_an_offered_upgrade_is_ignored(server: Server, body: str) -> None:
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA\r\n"
+    head = b"POST /v0/sql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n" % server.admin_token.encode()
+    last = b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close, upgrade\r\nupgrade: other\r\n\r\n"
+    for pieces in (1, 9):
+        received = conversation(server, (head + offer + BODIES[body]) * 2 + last, pieces=pieces)
+        assert (received.count(b"HTTP/1.1 200"), received.count(b'"the body"')) == (3, 2), received
+    received = conversation(server, (last * 40).replace(b"close, ", b"") + last)
+    assert received.count(b"HTTP/1.1 ") <= 34
+    assert b"RK4025" in conversation(server, b"CONNECT /v0/sql HTTP/1.1\r\nhost: x\r\n\r\n")
+
+
+def test_trailers_are_not_headers(server: Server) -> None:
+    token = b"authorization: Bearer %s\r\n" % server.admin_token.encode()
+    head = b"POST /v0/sql HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    body = BODIES["chunks"].removesuffix(b"\r\n")
+    assert b"RK4001" in conversation(server, head + body + token + b"\r\n")
+    received = conversation(server, head + token + body + b"x-rookery-tenant: 1\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 200"), received
+    for trailers in (b"a: b\r\n" * 30, b"a: " + b"b" * HEADER_BYTES + b"\r\n"):
+        assert b"RK4022" in conversation(server, head + token + body + trailers + b"\r\n")
+
+
 POST = b"POST /v0/sql HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\nauthorization: Bearer %s\r\n\r\n"
 SLOW = {
     "a head": (b"GET /live HTTP/1.1\r\na: ", b"x", "RK4024"),
