@@ -42,6 +42,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/clauses.py:_ESCAPED": [("", "\\", "")],
     "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
     "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],
+    "engine/plan/alteration_groups.py:_WORD": [("", "a", "-")],
     "engine/compiler/expiry_check.py:_LONG_INTEGER": [("", "Nullable(", "x"), ("Int", "6", "")],
     "engine/compiler/expiry_check.py:_DATE_TYPE": [("", "Date", ""), ("", "Date(", "")],
     "engine/compiler/expiry_check.py:_TIME_TYPE": [("", "DateTime", ""), ("", "DateTime(", "")],

@@ -25,7 +25,7 @@ from engine.plan.progress import Progress, silent
 from engine.plan.steps import CreateTable, CreateView, Plan, Step
 from engine.plan.summary import effect_of, in_groups
 from engine.schema import Name, Schema
-from engine.warehouse.catalog import foreign_objects, read_schema
+from engine.warehouse.catalog import columns_missing_in_parts, foreign_objects, read_schema
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
 from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
@@ -104,6 +104,7 @@ def _plan(workspace: Workspace, snapshot: Snapshot, build: Build, schemas: _Sche
     diff_options = DiffOptions(
         prune=options.prune,
         sizes=lambda name: sizes.get(name, 0),
+        unstored=partial(columns_missing_in_parts, workspace.warehouse),
         routed=snapshot.routed,
         broken=options.broken,
         missing=repairable(workspace, build, desired, live, options.continued) if snapshot.suspended else {},

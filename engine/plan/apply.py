@@ -15,14 +15,15 @@ from itertools import groupby
 import structlog
 
 from engine.errors import APPLY_FAILED, RookeryError
+from engine.plan.alteration_groups import statement, statements
 from engine.plan.backfill import Backfill, Journal
 from engine.plan.backfill_delivery import BACKFILL_THREADS, deliver
 from engine.plan.backfill_records import record_backfills, record_missing
 from engine.plan.begun_ranges import complete_begun_ranges
+from engine.plan.conversions import convert_back
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import (
-    AddColumn,
-    ChangeClause,
+    Alteration,
     ChangeColumn,
     CreateDatabase,
     CreateTable,
@@ -85,7 +86,7 @@ def apply(plan: Plan, context: ApplyContext) -> dict[str, int]:
     if phases.drop_views:
         with context.view_lock.changing():
             for step in phases.drop_views:
-                _run(warehouse, step)
+                _run(warehouse, [step])
     done = 0
     for steps in _parallel_groups(phases.before):
         if isinstance(steps[0], StartReaders):
@@ -106,7 +107,7 @@ def apply(plan: Plan, context: ApplyContext) -> dict[str, int]:
     # A table is noted as fed by a view only once the view exists. After a crash at this point, the next plan writes
     # the record.
     for step in phases.after:
-        _run(warehouse, step)
+        _run(warehouse, [step])
     return delivered
 
 
@@ -130,29 +131,30 @@ def _phases(steps: Iterable[Step]) -> _Phases:
     for step in steps:
         if isinstance(step, DropView):
             phases.drop_views.append(step)
-        elif isinstance(step, CreateView | DropColumn) or (isinstance(step, AddColumn) and step.late):
+        elif isinstance(step, CreateView | DropColumn) or (isinstance(step, Alteration) and step.late):
             phases.locked.append(step)
         elif isinstance(step, DropDatabase | NoteFeeders):
             phases.after.append(step)
         else:
             phases.before.append(step)
     # New columns exist before the views that read them. A replaced view is dropped before a column that it reads.
-    phases.locked.sort(key=lambda s: isinstance(s, CreateView))
+    # A column is dropped after the changes of others that use it.
+    phases.locked.sort(key=lambda s: (isinstance(s, CreateView), isinstance(s, DropColumn)))
     return phases
 
 
 def _parallel_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
     """Groups of steps that may run in any order: those that create databases, and those that create tables. Other
-    steps run alone.
+    steps run alone, or as one statement.
     """
-    for kind, same_kind in groupby(steps, key=type):
+    for kind, same_kind in groupby(steps, key=lambda s: Alteration if isinstance(s, Alteration) else type(s)):
         group = list(same_kind)
         if kind in (CreateDatabase, CreateTable):
             # Groups are limited, so that progress is reported and a failure is noticed before all tables are created.
             for start in range(0, len(group), OBJECTS_PER_GROUP):
                 yield group[start : start + OBJECTS_PER_GROUP]
         else:
-            yield from ([step] for step in group)
+            yield from statements(group)
 
 
 def _locked_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
@@ -165,26 +167,29 @@ def _locked_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
 
 
 def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
-    """Execute steps in parallel. Raises the first failure after all of them have ended."""
-    if len(steps) == 1:
-        _run(warehouse, steps[0])
+    """Execute steps in parallel, or changes of a group as one statement. Raises the first failure after all of them
+    have ended.
+    """
+    if len(steps) == 1 or isinstance(steps[0], Alteration):
+        _run(warehouse, steps)
         return
     with ThreadPoolExecutor(BACKFILL_THREADS) as pool:
-        for running in [pool.submit(_run, warehouse, step) for step in steps]:
+        for running in [pool.submit(_run, warehouse, [step]) for step in steps]:
             running.result()
 
 
-def _run(warehouse: Warehouse, step: Step) -> None:
-    """Execute one step. Raises RK3010 with the step in the message."""
+def _run(warehouse: Warehouse, steps: Sequence[Step]) -> None:
+    """Execute one step, or changes of a group as one statement. Raises RK3010 with the steps in the message."""
     try:
-        warehouse.execute(_sql(step, warehouse.capabilities))
+        warehouse.execute(_sql(steps, warehouse.capabilities))
     except RookeryError as exc:
-        if isinstance(step, ChangeColumn) and step.previous is not None:
-            # A row that cannot be converted may have arrived after the conversion was tried. If the column cannot be
-            # changed back now, the next push does it.
-            with suppress(RookeryError):
-                warehouse.execute(ddl.modify_column(step.name, step.previous))
-        failed = f"{step.action} {step.subject} failed: "
+        for step in steps:
+            if isinstance(step, ChangeColumn) and step.previous is not None:
+                # A row that cannot be converted may have arrived after the conversion was tried. If the column cannot
+                # be changed back now, the next push does it.
+                with suppress(RookeryError):
+                    convert_back(warehouse, step.name, step.previous)
+        failed = ", ".join(f"{s.action} {s.subject}" for s in steps) + " failed: "
         raise RookeryError(
             APPLY_FAILED,
             failed + exc.message,
@@ -194,8 +199,11 @@ def _run(warehouse: Warehouse, step: Step) -> None:
         ) from exc
 
 
-def _sql(step: Step, capabilities: Capabilities) -> str:
-    """The statement of a step. Steps that are not statements (StartReaders) are run by `apply`."""
+def _sql(steps: Sequence[Step], capabilities: Capabilities) -> str:
+    """The statement of a step, or of a group. Steps that are not statements (StartReaders) are run by `apply`."""
+    step = steps[0]
+    if isinstance(step, Alteration):
+        return statement(steps, step.name)
     if isinstance(step, CreateDatabase):
         return ddl.create_database(step.database, lazy=capabilities.lazy_tables and ddl.is_nest(step.database))
     if isinstance(step, DropDatabase):
@@ -208,14 +216,6 @@ def _sql(step: Step, capabilities: Capabilities) -> str:
         return ddl.drop_view(step.name)
     if isinstance(step, CreateView):
         return ddl.create_view(step.view)
-    if isinstance(step, AddColumn):
-        return ddl.add_column(step.name, step.column)
-    if isinstance(step, ChangeColumn):
-        return ddl.modify_column(step.name, step.column)
-    if isinstance(step, DropColumn):
-        return ddl.drop_column(step.name, step.column)
-    if isinstance(step, ChangeClause):
-        return step.sql
     if isinstance(step, NoteFeeders):
         return ddl.comment(step.name, step.mark)
     raise TypeError(f"no statement for {step!r}")
@@ -241,9 +241,10 @@ def _create_views(steps: Sequence[Step], context: ApplyContext) -> list[Backfill
         for view in [s.view for s in views if s.replaces]:
             context.before_replacing(view)
             warehouse.execute(ddl.drop_view(view.name))
-        for step in steps:
+        for together in statements(steps):
+            step = together[0]
             if not (isinstance(step, CreateView) and step.view.name in deferred):
-                _run(warehouse, step)
+                _run(warehouse, together)
         journal.record_deferred([s.view for s in create if s.view.name in deferred], [s.view for s in views])
     return backfills
 

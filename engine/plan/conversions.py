@@ -6,15 +6,17 @@ cannot be converted, the table keeps the new type with rows of the old one, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from engine.errors import RookeryError
+from engine.plan.alteration_groups import mentioned
 from engine.plan.steps import ChangeColumn
 from engine.schema import Column, Name, Schema, literal, quote
 from engine.warehouse import ddl
+from engine.warehouse.clauses import read_clauses
 from engine.warehouse.errors import is_caused_by_rows
-from engine.warehouse.port import Warehouse
+from engine.warehouse.port import Value, Warehouse
 
 _FAILED = """SELECT database, table, command, latest_fail_reason FROM system.mutations
 WHERE NOT is_done AND latest_fail_reason != '' AND position(command, 'MODIFY COLUMN') > 0
@@ -24,6 +26,13 @@ _UNCONVERTED = """SELECT p.column, p.type FROM system.parts_columns AS p INNER J
 ON c.database = p.database AND c.table = p.table AND c.name = p.column
 WHERE p.active AND p.database = {d:String} AND p.table = {t:String} AND p.type != c.type
 GROUP BY ALL ORDER BY sum(p.rows)"""
+
+
+_DEFAULTS = """SELECT name, default_kind, type, default_expression FROM system.columns
+WHERE database = {d:String} AND table = {t:String} AND default_kind != ''"""
+_INDEXES = "SELECT name, expr FROM system.data_skipping_indices WHERE database = {d:String} AND table = {t:String}"
+
+_ENGINE = "SELECT engine_full FROM system.tables WHERE database = {d:String} AND name = {t:String}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +87,35 @@ def undo_failed_conversions(warehouse: Warehouse, workspace: str) -> list[Failed
     failed = failed_conversions(warehouse, workspace)
     for each in failed:
         # Without a default, which stays as it is: the plan compares it.
-        warehouse.execute(ddl.modify_column(each.table, Column(each.column, each.type)))
+        convert_back(warehouse, each.table, Column(each.column, each.type))
     return failed
+
+
+def convert_back(warehouse: Warehouse, table: Name, column: Column) -> None:
+    """Give a column the type of its rows again. Defaults, indexes and the TTL that only work with the other type are
+    removed; the next plan restores them.
+    """
+    changed = ddl.modify_column(table, column)
+    try:
+        warehouse.execute(changed)
+    except RookeryError as exc:
+        if exc.is_server_fault:
+            raise
+        warehouse.execute(ddl.alter(table, [*_detached(warehouse, table, column.name), changed]))
+
+
+def _detached(warehouse: Warehouse, table: Name, column: str) -> Iterator[str]:
+    """Statements that remove what uses a column."""
+    bindings: dict[str, Value] = {"d": table.database, "t": table.name}
+    for name, kind, type, default in warehouse.query(_DEFAULTS, bindings).rows:
+        if name != column and mentioned([column], default):
+            yield ddl.modify_column(table, Column(name, type), (kind,))
+    for name, expression in warehouse.query(_INDEXES, bindings).rows:
+        if mentioned([column], expression):
+            yield ddl.drop_index(table, name)
+    ((engine,),) = warehouse.query(_ENGINE, bindings).rows
+    if mentioned([column], read_clauses(engine).ttl):
+        yield ddl.modify_ttl(table, "")
 
 
 def with_stored_types(live: Schema, failed: Iterable[FailedConversion]) -> Schema:

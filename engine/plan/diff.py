@@ -36,6 +36,8 @@ CHANGED = "its query changed"
 """The reason why a target is recomputed. `push --skip-backfill` can keep such a target instead."""
 Sizes = Callable[[Name], int]
 """Number of rows of a live table."""
+Unstored = Callable[[Name], Collection[str]]
+"""The columns of a live table that some of its parts do not have."""
 WhyIncomplete = Callable[[View], str | None]
 """Why a view's source may have lost rows from which its target was computed; None if it has all of them."""
 
@@ -47,6 +49,7 @@ class DiffOptions:
     prune: bool = False
     """Whether live objects that are not desired are dropped."""
     sizes: Sizes = lambda _: 0
+    unstored: Unstored = lambda _: ()
     routed: Collection[str] = ()
     """Landing datasources whose nest copies a fan-out worker fills."""
     broken: Collection[Name] = ()
@@ -141,7 +144,8 @@ def _compare_tables(comparison: _Comparison) -> None:
         current = live.tables.get(name)
         if current is None:
             continue
-        changes, reasons = TableComparison(table, current, comparison.options.sizes(name)).result(
+        options = comparison.options
+        changes, reasons = TableComparison(table, current, options.sizes(name), options.unstored).result(
             is_fed=name in fed, is_log=name in logs
         )
         if reasons:

@@ -111,36 +111,24 @@ class StartReaders(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class AddColumn(_OfTable):
-    """Add a column."""
+class Alteration(_OfTable):
+    """Change a table in place."""
 
-    column: Column = field(default=Column("", ""))
-    late: bool = False
-    """Whether the column is added while the view lock is held: a landing column is added together with the views that
-    deliver it.
+    group: int = field(default=0, kw_only=True)
+    """Consecutive changes to a table with the same number run as one statement, because each of them may be possible
+    only together with the others. Changes with the number 0 run alone.
+    """
+    late: bool = field(default=False, kw_only=True)
+    """Whether it runs while the view lock is held: a landing column is added together with the views that deliver it,
+    and with the changes that need it.
     """
 
-    @property
-    def subject(self) -> str:
-        return f"{self.name}.{self.column.name}"
-
 
 @dataclass(frozen=True, slots=True)
-class ChangeColumn(_OfTable):
-    """Change a column's type, default or codec."""
-
-    column: Column = field(default=Column("", ""))
-    previous: Column | None = None
-    """The column before it is converted to another type; None if its type stays."""
-
-    @property
-    def subject(self) -> str:
-        return f"{self.name}.{self.column.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropColumn(_OfTable):
-    """Drop a column with its values."""
+class StoreValues(Alteration):
+    """Write a column's values into the parts that are older than the column. Otherwise, the engine would compute them
+    from the new default.
+    """
 
     column: str = ""
 
@@ -150,11 +138,62 @@ class DropColumn(_OfTable):
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeClause(_OfTable):
-    """Change a table's TTL or one of its settings."""
+class AddColumn(Alteration):
+    """Add a column."""
+
+    column: Column = field(default=Column("", ""))
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeColumn(Alteration):
+    """Change a column's type, default or codec."""
+
+    column: Column = field(default=Column("", ""))
+    removes: tuple[str, ...] = field(default=(), kw_only=True)
+    """What the column loses: `CODEC`, or `DEFAULT`, for which a RemoveDefault follows."""
+    previous: Column | None = None
+    """The column before it is converted to another type; None if its type stays."""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDefault(Alteration):
+    """Remove the constant that has replaced a column's default, after the changes that depend on the column."""
+
+    column: str = ""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropColumn(Alteration):
+    """Drop a column with its values, while the view lock is held."""
+
+    column: str = ""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeClause(Alteration):
+    """Change a table's TTL, one of its indexes, or one of its settings."""
 
     sql: str = ""
     """The ALTER statement."""
+    kind: Literal["index", "setting", "ttl"] = field(default="setting", kw_only=True)
+    changed: str = field(default="", kw_only=True)
+    """The name of the index or setting."""
 
 
 @dataclass(frozen=True, slots=True)

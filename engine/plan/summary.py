@@ -18,6 +18,7 @@ _KINDS: Mapping[type[Step], str] = {
     steps.DropTable: "table",
     steps.ChangeClause: "table",
     steps.NoteFeeders: "table",
+    steps.StoreValues: "column",
     steps.AddColumn: "column",
     steps.ChangeColumn: "column",
     steps.DropColumn: "column",

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from typing import Literal
 
+from engine.plan.alteration_groups import in_groups, mentioned
 from engine.plan.loss import widens
-from engine.plan.steps import ROWS, AddColumn, ChangeClause, ChangeColumn, DropColumn, Step, resource_of, tenant_of
+from engine.plan.steps import (
+    ROWS,
+    AddColumn,
+    Alteration,
+    ChangeClause,
+    ChangeColumn,
+    DropColumn,
+    StoreValues,
+    resource_of,
+    tenant_of,
+)
 from engine.project.check_datasource import OWN_SETTINGS
-from engine.schema import Column, Table
+from engine.schema import Column, Name, Table
 from engine.warehouse import ddl
 
 
 class TableComparison:
     """One table, compared column by column and then by its clauses."""
 
-    def __init__(self, table: Table, current: Table, rows: int) -> None:
+    def __init__(self, table: Table, current: Table, rows: int, unstored: Callable[[Name], Collection[str]]) -> None:
+        """`unstored` finds the columns that some parts of a live table do not have."""
         self._table = table
         self._current = current
         self._rows = rows
+        self._unstored = unstored
         self._resource = resource_of(table)
         self._tenant = tenant_of(table)
         self._have = {c.name: c for c in current.columns}
         self._want = {c.name: c for c in table.columns}
 
-    def result(self, *, is_fed: bool, is_log: bool) -> tuple[list[Step], list[str]]:
-        """The changes in place, and the reasons to rebuild the table instead, if there are any.
+    def result(self, *, is_fed: bool, is_log: bool) -> tuple[list[Alteration], list[str]]:
+        """The changes in place, in order, and the reasons to rebuild the table instead, if there are any.
 
         A table that views feed is rebuilt for every change to a type. Others hold their only copy of the rows, so
         their columns are converted or dropped in place.
@@ -37,11 +51,28 @@ class TableComparison:
             types = [f"column {n}: {self._have[n].type} → {self._want[n].type}" for n in retyped]
             return [], [*types, *(f"column {n} is gone" for n in gone), *keys]
         # A landing column is added late: together with the views that deliver it.
-        changes = [*self._new_or_redefined(late=is_log and not is_fed), *map(self._dropped, gone)]
+        changes: list[Alteration] = [
+            *self._new_or_redefined(late=is_log and not is_fed),
+            *map(self._dropped, gone),
+        ]
         changes += map(self._converted, retyped)
-        return [*changes, *_clauses(self._table, self._current, self._resource, self._tenant)], keys
+        changes += self._clauses()
+        return [*self._values(retyped), *in_groups(changes, self._table, self._current)], keys
 
-    def _new_or_redefined(self, *, late: bool) -> Iterable[Step]:
+    def _values(self, retyped: Collection[str]) -> Iterable[Alteration]:
+        """Columns whose values in older parts would change, because they are computed from a default."""
+        both = [(old, self._want[n]) for n, old in self._have.items() if n in self._want]
+        changed = (o.name for o, n in both if _default(o) != _default(n) or mentioned(retyped, o.default))
+        computed = [*changed]
+        if not computed or not self._rows:
+            return
+        missing = self._unstored(self._current.name)
+        for column in computed:
+            if column in missing:
+                reason = "older rows keep the values of its previous default"
+                yield StoreValues(self._resource, reason, tenant=self._tenant, name=self._table.name, column=column)
+
+    def _new_or_redefined(self, *, late: bool) -> Iterable[Alteration]:
         """Columns that are added, and columns of the same type with another default or codec."""
         name = self._table.name
         for column in self._want.values():
@@ -52,22 +83,72 @@ class TableComparison:
                 )
             elif old.type == column.type and _definition(old) != _definition(column):
                 reason = "default or codec"
-                yield ChangeColumn(self._resource, reason, tenant=self._tenant, name=name, column=column)
+                yield ChangeColumn(
+                    self._resource,
+                    reason,
+                    tenant=self._tenant,
+                    name=name,
+                    column=column,
+                    removes=_removed(old, column),
+                )
 
-    def _dropped(self, column: str) -> Step:
+    def _dropped(self, column: str) -> Alteration:
         """Drop a column in place."""
         effect = f"loses its values in {ROWS}"
         step = DropColumn(self._resource, "column is gone", True, effect, self._tenant, self._table.name, column)
         return replace(step, loss="lost" if self._rows else "none", rows=self._rows)
 
-    def _converted(self, column: str) -> Step:
+    def _converted(self, column: str) -> Alteration:
         """Convert a column to another type in place."""
         old, new = self._have[column], self._want[column]
         narrower = self._rows > 0 and not widens(old.type, new.type)
         effect = f"converts {ROWS}" + (", and loses values that do not fit the new type" if narrower else "")
         reason = f"type {old.type} → {new.type}"
         step = ChangeColumn(self._resource, reason, True, effect, self._tenant, self._table.name, new, old)
-        return replace(step, loss="lost" if narrower else "none", rows=self._rows)
+        return replace(step, loss="lost" if narrower else "none", rows=self._rows, removes=_removed(old, new))
+
+    def _clauses(self) -> Iterable[Alteration]:
+        """Changes of the TTL, of indexes and of settings."""
+        table, current = self._table, self._current
+        if table.ttl != current.ttl:
+            effect = "loses rows past the new TTL" if table.ttl else ""
+            step = self._clause("ttl", "", f"TTL {table.ttl or 'removed'}", ddl.modify_ttl(table.name, table.ttl))
+            yield replace(step, destructive=bool(effect), effect=effect, loss="lost" if effect else "none")
+        yield from self._indexes()
+        have, want = _declared_settings(current), _declared_settings(table)
+        for key in sorted(have.keys() | want.keys()):
+            if key not in want:
+                yield self._clause("setting", key, f"setting {key} removed", ddl.reset_setting(table.name, key))
+            elif have.get(key) != want[key]:
+                sql = ddl.modify_setting(table.name, key, want[key])
+                yield self._clause("setting", key, f"setting {key} = {want[key]}", sql)
+
+    def _indexes(self) -> Iterable[Alteration]:
+        """Indexes that are added, removed, or both."""
+        name = self._table.name
+        have, want = ({i.name: i for i in t.indexes} for t in (self._current, self._table))
+        for old in have.values():
+            if want.get(old.name) != old:
+                yield self._clause("index", old.name, f"index {old.name} removed", ddl.drop_index(name, old.name))
+        for new in want.values():
+            if have.get(new.name) != new:
+                yield self._clause("index", new.name, f"index {new.name} added", ddl.add_index(name, new))
+
+    def _clause(self, kind: Literal["index", "setting", "ttl"], changed: str, reason: str, sql: str) -> ChangeClause:
+        return ChangeClause(
+            self._resource, reason, tenant=self._tenant, name=self._table.name, sql=sql, kind=kind, changed=changed
+        )
+
+
+def _default(column: Column) -> tuple[str, str]:
+    return (column.default_kind, column.default)
+
+
+def _removed(old: Column, new: Column) -> tuple[str, ...]:
+    """What a column loses: its default or codec."""
+    default = old.default_kind if not new.default_kind else ""
+    codec = "CODEC" if old.codec and not new.codec else ""
+    return tuple(r for r in (default, codec) if r)
 
 
 def _definition(column: Column) -> tuple[str, str, str, str]:
@@ -85,23 +166,6 @@ def _keys(table: Table, current: Table) -> list[str]:
         ("sampling key", table.sampling_key, current.sampling_key),
     )
     return [f"{clause}: {old or 'none'} → {new or 'none'}" for clause, new, old in pairs if new != old]
-
-
-def _clauses(table: Table, current: Table, resource: str, tenant: str | None) -> Iterable[Step]:
-    """Changes of the TTL and of settings."""
-    if table.ttl != current.ttl:
-        sql = ddl.modify_ttl(table.name, table.ttl)
-        effect = "loses rows past the new TTL" if table.ttl else ""
-        step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(effect), effect, tenant, table.name, sql)
-        yield replace(step, loss="lost" if effect else "none")
-    have, want = _declared_settings(current), _declared_settings(table)
-    for key in sorted(have.keys() | want.keys()):
-        if key not in want:
-            sql = ddl.reset_setting(table.name, key)
-            yield ChangeClause(resource, f"setting {key} removed", tenant=tenant, name=table.name, sql=sql)
-        elif have.get(key) != want[key]:
-            sql = ddl.modify_setting(table.name, key, want[key])
-            yield ChangeClause(resource, f"setting {key} = {want[key]}", tenant=tenant, name=table.name, sql=sql)
 
 
 def _declared_settings(table: Table) -> dict[str, str]:

@@ -28,6 +28,12 @@ FROM system.data_skipping_indices WHERE %s"""
 _SOURCES = """SELECT d AS database, v, s, name FROM (SELECT database AS s, name, d, v FROM system.tables
 ARRAY JOIN dependencies_database AS d, dependencies_table AS v) WHERE %s"""
 
+_MISSING_IN_PARTS = """SELECT name FROM system.columns
+WHERE database = {d:String} AND table = {t:String} AND name NOT IN
+(SELECT column FROM system.parts_columns WHERE active AND database = {d:String} AND table = {t:String}
+GROUP BY column HAVING count() = (SELECT count() FROM system.parts
+WHERE active AND database = {d:String} AND table = {t:String}))"""
+
 
 def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str] | None = None) -> Schema:
     """Read all objects with this workspace's mark, in its database and nests, or only in `databases`.
@@ -90,6 +96,12 @@ def newest_block_in_parts(warehouse: Warehouse, table: Name) -> int:
         {"d": table.database, "t": table.name},
     )
     return int(result.rows[0][0])
+
+
+def columns_missing_in_parts(warehouse: Warehouse, table: Name) -> set[str]:
+    """The columns of a loaded table that some of its parts do not have, because they are older."""
+    rows = warehouse.query(_MISSING_IN_PARTS, {"d": table.database, "t": table.name}).rows
+    return {str(name) for (name,) in rows}
 
 
 def foreign_objects(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from engine.schema import Column, Index, Mark, Name, Table, View, literal, quote
 from engine.warehouse.port import SINGLE_BLOCK_SETTINGS
 from engine.warehouse.render import settings_list
 
+DEFAULT = "DEFAULT"
 _NEST = "_nest"
 
 
@@ -76,14 +78,49 @@ def add_column(name: Name, column: Column, after: str | None = None) -> str:
     return f"ALTER TABLE {name.sql()} ADD COLUMN IF NOT EXISTS {_column(column)}{place}"
 
 
-def modify_column(name: Name, column: Column) -> str:
-    """Change a column to this type, default, codec and comment."""
-    return f"ALTER TABLE {name.sql()} MODIFY COLUMN IF EXISTS {_column(column)}"
+def modify_column(name: Name, column: Column, removes: Iterable[str] = ()) -> str:
+    """Change a column to this type, default, codec and comment. Those that it does not have stay unless they are in
+    `removes`, which the existing column must have. A removed default becomes a constant for `remove`: in a
+    statement that also changes other columns, the engine would still examine the old one.
+    """
+    removed = [remove(name, column.name, what) for what in removes if what != DEFAULT]
+    if DEFAULT in removes:
+        constant = f"defaultValueOfTypeName({literal(column.type)})"
+        column = replace(column, default_kind=DEFAULT, default=constant)
+    return alter(name, [*removed, f"ALTER TABLE {name.sql()} MODIFY COLUMN IF EXISTS {_column(column)}"])
+
+
+def remove(name: Name, column: str, what: str) -> str:
+    """Remove the default or codec that a column has."""
+    return f"ALTER TABLE {name.sql()} MODIFY COLUMN IF EXISTS {quote(column)} REMOVE {what}"
+
+
+def store_values(name: Name, column: str) -> str:
+    """Write a column's values into the parts that do not have them, and wait until it is done."""
+    return f"ALTER TABLE {name.sql()} UPDATE {quote(column)} = {quote(column)} WHERE 1 SETTINGS mutations_sync = 1"
 
 
 def drop_column(name: Name, column: str) -> str:
     """Drop a column with its values."""
     return f"ALTER TABLE {name.sql()} DROP COLUMN IF EXISTS {quote(column)}"
+
+
+def add_index(name: Name, index: Index) -> str:
+    """Add a skip index. Existing parts get it when they are merged."""
+    return f"ALTER TABLE {name.sql()} ADD {_index(index).replace('INDEX', 'INDEX IF NOT EXISTS', 1)}"
+
+
+def drop_index(name: Name, index: str) -> str:
+    """Drop a skip index."""
+    return f"ALTER TABLE {name.sql()} DROP INDEX IF EXISTS {quote(index)}"
+
+
+def alter(name: Name, statements: Iterable[str]) -> str:
+    """Combine ALTER statements of one table. The engine makes all changes or none, and examines only the result. A
+    TTL must come last.
+    """
+    start = f"ALTER TABLE {name.sql()} "
+    return start + ", ".join(s.removeprefix(start) for s in statements)
 
 
 def modify_ttl(name: Name, ttl: str) -> str:

@@ -18,9 +18,10 @@ FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.25
 
 _MUTATES = re.compile(
-    r"ALTER TABLE (`[^`]+`\.`[^`]+`) (?:DROP COLUMN|MODIFY COLUMN|MODIFY TTL|REMOVE TTL|UPDATE|DELETE)"
+    r"ALTER TABLE (`[^`]+`\.`[^`]+`) "
+    r"(?:ADD COLUMN|DROP INDEX|DROP COLUMN|MODIFY COLUMN|MODIFY TTL|REMOVE TTL|UPDATE|DELETE)"
 )
-"""Changes that wait for a mutation, with their table."""
+"""Changes that may wait for a mutation, with their table."""
 
 
 class MutationWake:

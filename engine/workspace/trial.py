@@ -6,17 +6,15 @@ exist, a setting that cannot change. In the middle of a plan, such a refusal wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from engine.errors import RookeryError
-from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Step
+from engine.plan.alteration_groups import mentioned, statement, statements
+from engine.plan.steps import AddColumn, Alteration, ChangeColumn, DropColumn, Step
 from engine.schema import Name, Schema
-from engine.warehouse import ddl
 from engine.workspace.analyser import Analyser
-
-Alteration = AddColumn | ChangeColumn | DropColumn | ChangeClause
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
     """
     by_table: dict[Name, list[Alteration]] = {}
     for step in steps:
-        if isinstance(step, AddColumn | ChangeColumn | DropColumn | ChangeClause) and step.name in live.tables:
+        if isinstance(step, Alteration) and step.name in live.tables:
             by_table.setdefault(step.name, []).append(step)
     seen: set[tuple[str, bool]] = set()
     for name, alterations in by_table.items():
@@ -44,19 +42,14 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
             continue
         seen.add(shape)
         # Changes are tried in the order in which they are applied: columns are dropped last.
-        ordered = sorted(alterations, key=lambda s: isinstance(s, DropColumn))
-        refused = analyser.first_refused(live.tables[name], [partial(_sql, s) for s in ordered])
+        ordered = [*statements(sorted(alterations, key=lambda s: isinstance(s, DropColumn)))]
+        refused = analyser.first_refused(live.tables[name], [partial(statement, s) for s in ordered])
         if refused is not None:
             position, error = refused
-            yield Refusal(ordered[position], error)
+            yield Refusal(_cause(ordered[position], error), error)
 
 
-def _sql(step: Alteration, name: Name) -> str:
-    """The statement of a step for a table with another name."""
-    if isinstance(step, AddColumn):
-        return ddl.add_column(name, step.column)
-    if isinstance(step, ChangeColumn):
-        return ddl.modify_column(name, step.column)
-    if isinstance(step, DropColumn):
-        return ddl.drop_column(name, step.column)
-    return step.sql.replace(step.name.sql(), name.sql(), 1)
+def _cause(steps: Sequence[Alteration], error: RookeryError) -> Alteration:
+    """The change of a group that an error is about, as far as its text shows."""
+    columns = {s.column.name: s for s in steps if isinstance(s, AddColumn | ChangeColumn)}
+    return next((columns[name] for name in columns if mentioned([name], error.message)), steps[0])
