@@ -12,6 +12,16 @@ from clickhouse_connect.datatypes.special import SimpleAggregateFunction
 from clickhouse_connect.datatypes.temporal import DateTime64
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+GEOMETRY = {
+    "Point": "Tuple(Float64, Float64)",
+    "Ring": "Array(Point)",
+    "LineString": "Array(Point)",
+    "Polygon": "Array(Ring)",
+    "MultiLineString": "Array(LineString)",
+    "MultiPolygon": "Array(Polygon)",
+}
+"""The types that are other names of lists and tuples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Type:
@@ -55,6 +65,8 @@ def _read(parsed: ClickHouseType) -> Type:
     """Convert the client's type. LowCardinality and Nullable are flags there, not parts."""
     kind = "Decimal" if isinstance(parsed, Decimal) else type(parsed).__name__
     parts: list[ClickHouseType] = []
+    if kind in GEOMETRY:
+        return replace(_read(get_from_name(GEOMETRY[kind])), text=parsed.name)
     if isinstance(parsed, SimpleAggregateFunction):
         # Its values have the type that the function combines.
         return replace(_read(parsed.element_type), text=parsed.name)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.warehouse.port import Input
@@ -80,6 +85,46 @@ def test_defaults_use_stored_values_of_other_columns(rookery: Rookery) -> None:
     assert rookery.rows("SELECT toString(month), hour, toString(next), mapped, shown FROM main.defaults") == [
         ("2026-02-01", 10, "2026-02-18", [2], "day 2026-02-17 1.24")
     ]
+
+
+FOLD = 1792891800
+"""A moment in the hour that is repeated when clocks in Berlin are set back."""
+CLOCKS = {
+    "at": ("DateTime('Europe/Berlin')", f"fromUnixTimestamp({FOLD})", "at"),
+    "same": ("Nullable(DateTime('Europe/Berlin'))", "at", "same"),
+    "in_utc": ("DateTime('UTC')", "at", "in_utc"),
+    "precise": ("DateTime64(3, 'Europe/Berlin')", f"fromUnixTimestamp64Milli({FOLD}000)", "precise"),
+    "listed": ("Array(DateTime('Europe/Berlin'))", f"[fromUnixTimestamp({FOLD})]", "listed[1]"),
+    "mapped": ("Map(String, DateTime('Europe/Berlin'))", "map('x', at)", "mapped['x']"),
+    "both": ("Tuple(Int8, DateTime('Europe/Berlin'))", "tuple(1, at)", "both.2"),
+    "noon": ("DateTime('Europe/Berlin')", "'2026-01-15 12:00:00'", f"noon + {FOLD - 1768474800}"),
+    "day": ("Date", f"fromUnixTimestamp({FOLD})", f"if(day = '2026-10-25', {FOLD}, 0)"),
+    "price": ("Decimal(9, 2)", "1.239", f"if(price = toDecimal32(1.23, 2), {FOLD}, 0)"),
+    "prices": ("Array(Decimal(9, 2))", "[1.239]", f"if(prices = [toDecimal32(1.23, 2)], {FOLD}, 0)"),
+}
+
+
+def test_a_default_is_stored_as_the_column_s_type_has_it(rookery: Rookery) -> None:
+    """A time neither in another zone nor in the other one of two equal hours."""
+    columns = "".join(
+        f"  - {{name: {n}, type: {json.dumps(t)}, default: {json.dumps(d)}}}\n" for n, (t, d, _) in CLOCKS.items()
+    )
+    text = f"columns:\n  - {{name: id, type: UInt32}}\n{columns}engine: {{sorting_key: [id]}}\n"
+    rookery.push({"datasources/clocks.yaml": text})
+    file = {
+        "id": [2, 3],
+        "at": pa.array([None, datetime.fromtimestamp(FOLD, UTC)]),
+        "noon": pa.array([None, datetime(2026, 1, 15, 11, tzinfo=UTC)]),
+        "day": pa.array([None, datetime(2026, 10, 25)]),
+        "price": pa.array([None, Decimal("1.23")]),
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(file), sink)
+    bodies = [(Input.NDJSON, b'{"id": 0}'), (Input.CSV, b"id\n1\n"), (Input.PARQUET, sink.getvalue())]
+    assert [append(rookery, "clocks", body, format) for format, body in bodies] == [1, 1, 2]
+    moments = ", ".join(f"toInt64({shown})" for _, _, shown in CLOCKS.values())
+    for row in rookery.rows(f"SELECT {moments} FROM main.clocks ORDER BY id"):
+        assert dict(zip(CLOCKS, row, strict=True)) == dict.fromkeys(CLOCKS, FOLD)
 
 
 def test_an_object_instead_of_a_value_is_not_treated_as_absent(rookery: Rookery) -> None:

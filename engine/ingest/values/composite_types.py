@@ -19,21 +19,29 @@ def composite(type: Type, parts: Sequence[WideType]) -> WideType:
 
 
 def _array(element: WideType) -> WideType:
-    return WideType(f"Array({element.staging_type})", _all(element.check), _map_over(element.convert))
+    return WideType(
+        f"Array({element.staging_type})",
+        _all(element.check),
+        _map_over(element.convert),
+        restage=_map_over(element.restage),
+    )
 
 
 def _map(key: WideType, value: WideType) -> WideType:
     sides = (("mapKeys", key), ("mapValues", value))
     checks = [(function, check) for function, side in sides if (check := _all(side.check))]
 
-    def convert(v: str) -> str:
-        keys, values = (_map_over(side.convert) or str for side in (key, value))
-        return f"mapFromArrays({keys(f'mapKeys({v})')}, {values(f'mapValues({v})')})"
+    def both(key: Sql | None, value: Sql | None) -> Sql | None:
+        keys, values = (_map_over(side) or str for side in (key, value))
+        if key is None and value is None:
+            return None
+        return lambda v: f"mapFromArrays({keys(f'mapKeys({v})')}, {values(f'mapValues({v})')})"
 
     return WideType(
         f"Map({key.staging_type}, {value.staging_type})",
         (lambda v: "(" + " AND ".join(check(f"{f}({v})") for f, check in checks) + ")") if checks else None,
-        convert if key.convert or value.convert else None,
+        both(key.convert, value.convert),
+        restage=both(key.restage, value.restage),
     )
 
 
@@ -41,14 +49,18 @@ def _tuple(type: Type, parts: Sequence[WideType]) -> WideType:
     names = [f"{quote(n)} " for n in type.names] or [""] * len(parts)
     checks = [(n, p.check) for n, p in enumerate(parts, 1) if p.check]
 
-    def convert(v: str) -> str:
-        return f"tuple({', '.join((p.convert or str)(f'tupleElement({v}, {n})') for n, p in enumerate(parts, 1))})"
+    def each_part(functions: Sequence[Sql | None]) -> Sql | None:
+        if not any(functions):
+            return None
+        applied = list(enumerate((f or str for f in functions), 1))
+        return lambda v: f"tuple({', '.join(f(f'tupleElement({v}, {n})') for n, f in applied)})"
 
     return WideType(
         f"Tuple({', '.join(n + p.staging_type for n, p in zip(names, parts, strict=True))})",
         (lambda v: "(" + " AND ".join(c(f"tupleElement({v}, {n})") for n, c in checks) + ")") if checks else None,
-        convert if any(p.convert for p in parts) else None,
+        each_part([p.convert for p in parts]),
         any(p.has_invalid_default for p in parts),
+        each_part([p.restage for p in parts]),
     )
 
 

@@ -16,10 +16,14 @@ from engine.schema import literal
 from engine.warehouse.type_names import Type
 
 _IN_QUOTES = r"(?:[^'\\]|\\.|'')*"
-_UNQUOTED = r"[^\s,:'\"\[\](){}]+"
+_UNQUOTED = r"[^\s,:'\"\\\[\](){}]+"
 _SPACE, _COMMA, _COLON = r"\s*", r"\s*,\s*", r"\s*:\s*"
 _VALUE, _MARKED = rf"(')({_IN_QUOTES})'|({_UNQUOTED})", r"'\1\1\2\3'"
 """A value without parts, and what replaces it. A doubled quote is a quote in the string that the engine reads."""
+_ESCAPES = r"^(?:[^\\]|\\(?:[\\'\"/abefnrtv0]|x[0-9A-Fa-f]{2}))*$"
+"""A text with known escape sequences only. The engine reads any two bytes after `\\x`, even the closing quote, and
+`\\N` as nothing.
+"""
 _NO_ELEMENTS = rf"^ *(?:\[{_SPACE}\]|\{{{_SPACE}\}}) *$"
 _NEEDS_QUOTES = ("String", "FixedString")
 MAX_PATTERN_CHARACTERS = 10_000
@@ -35,13 +39,19 @@ def csv_composite(type: Type) -> WideType | None:
     check, convert = values.check, values.convert
 
     def matches(v: str) -> str:
-        return f"match({v}, {_regex(pattern)})"
+        return f"(match({v}, {_regex(pattern)}) AND match({v}, {_regex(_ESCAPES)}))"
 
     def parsed(v: str) -> str:
         # Casting a text that does not match would throw.
         return _parsed(type, f"if({matches(v)}, trim({v}), {literal(_empty(type))})")
 
-    return WideType("String", lambda v: f"({matches(v)} AND {check(parsed(v))})", lambda v: convert(parsed(v)), True)
+    return WideType(
+        "String",
+        lambda v: f"({matches(v)} AND {check(parsed(v))})",
+        lambda v: convert(parsed(v)),
+        True,
+        values.restage,
+    )
 
 
 def has_elements(v: str) -> str:
@@ -79,7 +89,7 @@ def _value_of(type: Type) -> WideType | None:
         result = convert(text(m)) if convert else text(m)
         return f"if(upper({m}) = 'NULL', NULL, {result})" if type.nullable else result
 
-    return WideType("String", is_valid, converted, True)
+    return WideType("String", is_valid, converted, True, value.restage)
 
 
 def _parsed(type: Type, v: str) -> str:

@@ -21,6 +21,9 @@ class WideType:
     """The value to cast to the column's type; None if it is the staged value."""
     has_invalid_default: bool = False
     """Whether the staging type's default is not a valid value, such as the empty string for a date."""
+    restage: Sql | None = None
+    """The value that is staged for a default of the column's type, before it is cast to the staging type. None if a
+    default is staged without the column's type."""
 
 
 @dataclass(frozen=True, slots=True)

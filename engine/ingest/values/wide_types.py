@@ -39,6 +39,10 @@ DATETIME_PATTERN = (
 """Matches a time: ISO 8601, or a number. Up to 10 digits are seconds since 1970 (8 digits are refused, because they
 could be a date), 13 digits milliseconds, 16 microseconds and 19 nanoseconds.
 """
+TIME_PATTERN = r"^-?(\\d{1,3}:)?[0-5]\\d:[0-5]\\d([.]\\d+)?$"
+SECONDS_PATTERN = r"^-?(\\d{1,5}|\\d{7})$"
+MAX_SECONDS = 3_599_999
+"""The most seconds of a `Time`: 999:59:59."""
 DATETIME_RANGE = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
 """The range of `DateTime`, for BETWEEN."""
 ZONE_PATTERN = re.compile(r"'([^']*)'")
@@ -118,7 +122,7 @@ def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
     if kind in DATE_RANGES and source_type == "timestamp":
         return _midnight(kind)
     if kind == "DateTime" and source_type in ("timestamp", "other"):
-        return WideType("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {DATETIME_RANGE})")
+        return WideType("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {DATETIME_RANGE})", restage=str)
     if integer_bounds(kind) and source_type in ("integer", "other"):
         return _integer(kind, kind.endswith(("128", "256")))
     if kind in FIRST_INFINITE and source_type in ("float", "integer", "other"):
@@ -216,6 +220,8 @@ def _from_text(type: Type, integers_as_text: bool, is_json_element: bool = False
         return _day(kind)
     if kind in ("DateTime", "DateTime64"):
         return _moment(type)
+    if kind in ("Time", "Time64"):
+        return _time(type)
     if kind == "UUID":
         # The engine's UUID parser does not stop at the end of the value, and reads into the next row.
         return WideType("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, True)
@@ -254,7 +260,26 @@ def _moment(type: Type) -> WideType:
             in_range = f"ifNull({value} BETWEEN {DATETIME_RANGE}, 0)"
         return f"(match({v}, '{DATETIME_PATTERN}') AND {in_range})"
 
-    return WideType("String", check, parsed, True)
+    # In the column's zone, the text of a time would be ambiguous when clocks are set back.
+    return WideType("String", check, parsed, True, lambda v: f"concat(toString(toTimeZone({v}, 'UTC')), 'Z')")
+
+
+def _time(type: Type) -> WideType:
+    """Stage a time of day or duration as text. The engine turns `10:61:00` into 11:01:00, and clamps numbers."""
+
+    def value(v: str) -> str:
+        text = f"accurateCastOrNull({v}, {literal(type.text)})"
+        if type.kind == "Time64":
+            return text
+        return f"if(match({v}, '{SECONDS_PATTERN}'), CAST(toInt32OrNull({v}) AS Nullable(Time)), {text})"
+
+    pattern = f"{TIME_PATTERN}|{SECONDS_PATTERN}" if type.kind == "Time" else TIME_PATTERN
+
+    def check(v: str) -> str:
+        in_range = f"abs(toInt32OrZero({v})) <= {MAX_SECONDS} AND isNotNull({value(v)})"
+        return f"(match({v}, '{pattern}') AND {in_range})"
+
+    return WideType("String", check, value, True)
 
 
 def _integer(kind: str, as_text: bool, reads_flags: bool = False) -> WideType:
@@ -289,6 +314,7 @@ def _wide_decimal(type: Type) -> WideType | None:
         f"Decimal({type.precision + spare}, {type.scale + spare})",
         lambda v: f"(abs(round({v}, {type.scale})) < {limit})",
         lambda v: f"round({v}, {type.scale})",
+        restage=str,
     )
 
 
@@ -304,7 +330,7 @@ def _decimal(type: Type) -> WideType:
         fits = f" AND {wide.check(f'assumeNotNull({value(v)})')}" if wide and wide.check else ""
         return f"(match({v}, '{NUMBER_PATTERN}') AND isNotNull({value(v)}){fits})"
 
-    return WideType("String", check, lambda v: f"round({value(v)}, {type.scale})", True)
+    return WideType("String", check, lambda v: f"round({value(v)}, {type.scale})", True, str)
 
 
 def _day(kind: str) -> WideType:
@@ -323,7 +349,7 @@ def _day(kind: str) -> WideType:
 
 def _typed_day(kind: str) -> WideType:
     first, last = DATE_RANGES[kind]
-    return WideType("Date32", lambda v: f"({v} BETWEEN '{first}' AND '{last}')")
+    return WideType("Date32", lambda v: f"({v} BETWEEN '{first}' AND '{last}')", restage=str)
 
 
 def _midnight(kind: str) -> WideType:
@@ -333,12 +359,18 @@ def _midnight(kind: str) -> WideType:
         "DateTime64(6, 'UTC')",
         lambda v: f"(toStartOfDay({v}) = {v} AND toDate32({v}) BETWEEN '{first}' AND '{last}')",
         lambda v: f"toDate32({v})",
+        restage=str,
     )
 
 
 def typed_default(type: Type, default: str, wide: WideType) -> str:
     """Return the DEFAULT of the stage's column as SQL, empty if the staging type's own default is correct."""
-    if not wide.has_invalid_default or (type.nullable and not default):
+    if not default:
+        if type.nullable or not wide.has_invalid_default:
+            return ""
+        value = f"defaultValueOfTypeName({literal(type.text)})"
+    elif wide.has_invalid_default or wide.restage:
+        value = f"CAST({default} AS {type.text})"
+    else:
         return default
-    value = f"CAST({default} AS {type.text})" if default else f"defaultValueOfTypeName({literal(type.text)})"
-    return f"CAST({value} AS {wide.staging_type})"
+    return f"CAST({wide.restage(value) if wide.restage else value} AS {wide.staging_type})"
