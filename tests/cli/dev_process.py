@@ -8,7 +8,6 @@ import re
 import selectors
 import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import orjson
 
 from tests.cli.billing import FILES
-from tests.cli.commands import REAL, Cli
+from tests.cli.commands import Cli
 from tests.support.forking import Forked
 
 HANG_SECONDS = 120
@@ -142,10 +141,9 @@ def terminal(cli: Cli, *arguments: str, steps: Mapping[str, Callable[[], None] |
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     seen = {k: v for k, v in cli.seen().items() if k != "COLUMNS"}
     printed, expected = b"", list(steps.items())
-    with subprocess.Popen(
-        [*REAL, *arguments], cwd=cli.directory, env=seen, stdin=slave, stdout=slave, stderr=slave
-    ) as process:
-        os.close(slave)
+    process = Forked(arguments, cli.directory, seen, (slave, slave, slave))
+    os.close(slave)
+    try:
         # Reading fails as soon as no process has the terminal open.
         with suppress(OSError):
             while part := os.read(master, 65536):
@@ -156,8 +154,10 @@ def terminal(cli: Cli, *arguments: str, steps: Mapping[str, Callable[[], None] |
                         process.send_signal(signal.SIGINT)
                     else:
                         call()
+        assert process.wait(HANG_SECONDS) == 130, printed.decode(errors="replace")
+    finally:
+        process.kill()
         os.close(master)
-    assert process.returncode == 130, printed.decode(errors="replace")
     return _STYLES.sub("", printed.decode(errors="replace")).replace("\r\n", "\n")
 
 

@@ -35,10 +35,10 @@ def bash(words: str) -> dict[str, str]:
     return {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
 
 
-def completed(cli: Cli, environment: dict[str, str], command: Sequence[str] = REAL) -> str:
+def completed(cli: Cli, environment: dict[str, str], command: Sequence[str] = ()) -> str:
     """What a completion prints. It must not print anything else, and must not fail."""
     done = subprocess.run(
-        command,
+        command or cli.command,
         cwd=cli.directory,
         env=cli.seen(**environment),
         capture_output=True,
@@ -74,14 +74,16 @@ def completed(cli: Cli, environment: dict[str, str], command: Sequence[str] = RE
 )
 def test_names_of_a_running_server(server: Server, tmp_path: Path, words: str, names: str) -> None:
     cli = for_server(server, tmp_path / "here")
-    assert completed(cli, bash(words), cli.command).split() == names.split()
+    assert completed(cli, bash(words)).split() == names.split()
     assert not list(cli.directory.iterdir())
 
 
 def test_other_shells(server: Server, tmp_path: Path) -> None:
     cli = for_server(server, tmp_path)
     arguments = {"_TYPER_COMPLETE_ARGS": "rookery datasource show k"}
-    assert completed(cli, {"_ROOKERY_COMPLETE": "complete_zsh", **arguments}) == "_arguments '*: :((\"kinds\"))'"
+    assert (
+        completed(cli, {"_ROOKERY_COMPLETE": "complete_zsh", **arguments}, REAL) == "_arguments '*: :((\"kinds\"))'"
+    )
     fish = {"_ROOKERY_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args", **arguments}
     assert completed(cli, fish) == "kinds"
 

@@ -97,7 +97,17 @@ def assert_older_program_reads(commit: str, home: Path, program: Path) -> None:
     assert '"n":30' in done.stdout.replace(" ", "")
 
 
+def test_the_steps_from_the_first_layout_are_shown(tmp_path: Path) -> None:
+    home = first_layout.unpacked(tmp_path / "home")
+    before = content(home)
+    shown = Cli(home, {"TZ": first_layout.ZONE})("--json", "upgrade", "--dry-run").json
+    assert (shown["layout"], shown["steps"]) == (1, ["time zone", "views that re-encode columns"])
+    assert content(home) == before
+
+
+@pytest.mark.soak_only
 def test_the_first_layout_is_upgraded(tmp_path: Path) -> None:
+    """`tests/workspace/test_first_layout.py` migrates the same directory without this command."""
     home = first_layout.unpacked(tmp_path / "home")
     cli = Cli(home, {"TZ": first_layout.ZONE})
     # The doctor reports the view that is suspended in this directory, and tables that are shared without a declaration.

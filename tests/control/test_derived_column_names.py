@@ -14,12 +14,17 @@ EVENTS = "tenant: tenant_id\ncolumns:\n  - {name: tenant_id, type: UInt32}\n" + 
 )
 
 
-def _pipe(name: str) -> str:
-    sums = ", ".join(f"sum(events.{n}) AS {n}" for n in NAMES if n != name)
+KEYS = {"main.by_first": NAMES[:4], "main.by_last": NAMES[4:]}
+"""Each name is a part of the key of one table, and a value of the other."""
+
+
+def _pipe(table: str) -> str:
+    key = ", ".join(KEYS[table])
+    sums = ", ".join(f"sum(events.{n}) AS {n}" for n in NAMES if n not in KEYS[table])
     return (
-        f"sql: SELECT tenant_id, {name}, {sums} FROM events GROUP BY tenant_id, {name}\n"
-        f"materialize:\n  target: by_{name}\n  per_tenant: true\n"
-        f"  engine: {{type: SummingMergeTree, sorting_key: [tenant_id, {name}]}}\n"
+        f"sql: SELECT tenant_id, {key}, {sums} FROM events GROUP BY tenant_id, {key}\n"
+        f"materialize:\n  target: {table.removeprefix('main.')}\n  per_tenant: true\n"
+        f"  engine: {{type: SummingMergeTree, sorting_key: [tenant_id, {key}]}}\n"
     )
 
 
@@ -31,20 +36,19 @@ def test_columns_can_have_any_name(tmp_path: Path) -> None:
     with open_rookery(tmp_path) as rookery:
         key = ", ".join(NAMES)
         files = {"datasources/events.yaml": f"{EVENTS}engine: {{sorting_key: [tenant_id, {key}]}}\n"}
-        rookery.push({**files, **{f"pipes/to_{n}.yaml": _pipe(n) for n in NAMES}})
+        rookery.push({**files, **{f"pipes/to_{t.removeprefix('main.')}.yaml": _pipe(t) for t in KEYS}})
         rookery.add("8", placement="pooled")
-        tables = [f"main.by_{n}" for n in NAMES]
-        for table in tables:
+        for table in KEYS:
             rookery.run(f"SYSTEM STOP MERGES {table}")
         for value in (1, 2, 3):
             assert rookery.deliver([{"tenant_id": 8, **dict.fromkeys(NAMES, value)}])
-        before = [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables]
-        for table, name in zip(tables, NAMES, strict=True):
-            ((part,),) = rookery.rows(f"SELECT _part FROM {table} WHERE {name} = 2")
+        before = [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in KEYS]
+        for table, names in KEYS.items():
+            ((part,),) = rookery.rows(f"SELECT _part FROM {table} WHERE {names[0]} = 2")
             rookery.run(f"ALTER TABLE {table} DROP PART '{part}'")
-        assert _wrong(rookery) == set(tables)
+        assert _wrong(rookery) == set(KEYS)
         repair(rookery.workspace)
-        assert [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables] == before
+        assert [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in KEYS] == before
         rookery.add("1")
         copy = f"{rookery.nest('1')}.events"
         assert rookery.deliver([{"tenant_id": 1, **dict.fromkeys(NAMES, 4)}])

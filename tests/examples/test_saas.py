@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.forking import forker
 from tests.support.server import Server, running
 
 PROJECT = Path(__file__).resolve().parents[2] / "examples" / "saas"
@@ -152,7 +153,7 @@ def test_a_sign_up_needs_no_admin_token(service: tuple[Server, Events]) -> None:
 
 
 def test_the_tests_of_the_project_pass(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("rookery"), "-C", PROJECT, "test", "--junit", tmp_path / "report.xml"]
+    command = [forker() / "rookery", "-C", PROJECT, "test", "--junit", tmp_path / "report.xml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'failures="0"' in (tmp_path / "report.xml").read_text()

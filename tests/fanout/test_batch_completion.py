@@ -19,7 +19,7 @@ WINDOW = LOOK_BACK_BLOCKS + 4
 _IDS = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+@pytest.fixture(scope="module", params=["direct", pytest.param("routed", marks=pytest.mark.soak_only)])
 def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     with pytest.MonkeyPatch.context() as patched, open_rookery(tmp_path_factory.mktemp(request.param)) as opened:
         assert WINDOW <= storage.NEST_DEDUP_WINDOW

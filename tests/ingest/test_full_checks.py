@@ -42,7 +42,7 @@ BAD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=["direct", "routed"])
+@pytest.fixture(scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only)])
 def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     with open_rookery(tmp_path_factory.mktemp(str(request.param))) as made:
         made.push({"datasources/events.yaml": EVENTS.replace("FANOUT", str(request.param))})

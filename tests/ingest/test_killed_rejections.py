@@ -66,7 +66,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             BODIES[body],
             f"{moment} Receipts.write",
             id=f"{datasource}-{body}-{moment}",
-            marks=[] if (number in (0, 3, 5, 6)) else [pytest.mark.soak_only],
+            marks=[] if (number in (0, 3, 5)) else [pytest.mark.soak_only],
         )
         for number, (datasource, body, moment) in enumerate(product(DATASOURCES, BODIES, ("before", "after")))
     ],

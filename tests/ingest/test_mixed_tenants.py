@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from engine.ingest.values.staging_mode import ModeSearch, StagingMode
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
 from tests.support.in_process import Rookery, open_rookery
-from tests.support.soak import soak_rounds
+from tests.support.soak import paired, soak_rounds
 
 DATASOURCE = """\
 columns:
@@ -76,17 +76,17 @@ def test_each_nest_gets_its_own_rows(rookery: Rookery, datasource: str) -> None:
         assert nest == [f"nest {n}" for n in range(9) if 1 + n % 3 == tenant]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"%s": "2", "id": "forged"}',
-        b'{"id": "forged", "%s": "2"}',
-        b'{"%s": 2, "id": "forged"}',
-        b'{"id": "forged"}\n{"id": "forged", "%s": null}',
-        b'{"%s": "1", "id": "forged"}',
-    ],
-)
-@pytest.mark.parametrize("spelling", [str, str.upper, lambda k: "".join(f"\\u{ord(c):04x}" for c in k)], ids="abc")
+FORGED = [
+    b'{"%s": "2", "id": "forged"}',
+    b'{"id": "forged", "%s": "2"}',
+    b'{"%s": 2, "id": "forged"}',
+    b'{"id": "forged"}\n{"id": "forged", "%s": null}',
+    b'{"%s": "1", "id": "forged"}',
+]
+SPELLINGS: list[Callable[[str], str]] = [str, str.upper, lambda k: "".join(f"\\u{ord(c):04x}" for c in k)]
+
+
+@pytest.mark.parametrize(("body", "spelling"), paired(FORGED, SPELLINGS), ids=range(len(FORGED) * len(SPELLINGS)))
 def test_no_row_can_name_the_tenant_of_its_token(rookery: Rookery, body: bytes, spelling: Any) -> None:
     """Even a sender who knows the random name of the stage's column cannot write for another tenant."""
     rookery.run("TRUNCATE TABLE main.numbers")
@@ -213,7 +213,7 @@ def test_random_writers_lose_nothing_and_mix_nothing(rookery: Rookery) -> None:
     chance = random.Random(11)
     rookery.run("TRUNCATE TABLE main.numbers")
     sent, expected = [], []
-    for n in range(soak_rounds(60)):
+    for n in range(soak_rounds(40)):
         tenant = str(chance.randint(1, 3))
         kind = chance.choice(["good", "good", "named", "foreign", "bad", "array", "nested"])
         values: dict[str, Any] = {"id": f"{n:03}"}
@@ -269,7 +269,7 @@ def test_a_writer_that_alternates_bad_and_good_rows_shares_fewer_and_fewer_batch
     """Each bad row in a shared batch splits it, which would delay the other writers in every second batch."""
     writers = [str(200 + n) for n in range(8)]
     splits = 0
-    for n in range(24):
+    for n in range(16):
         bodies = [line(id="x", **({"n": "many"} if w == writers[3] and n % 2 == 0 else {})) for w in writers]
         answers = results(rookery, appends("numbers", list(zip(writers, bodies, strict=True))))
         batches = {

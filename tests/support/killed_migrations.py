@@ -2,8 +2,8 @@
 
 As a program: `python -m tests.support.killed_migrations DIRECTORY` prints how many runs were killed. A run is killed
 just before its n-th write, so that this write is the first one that is missing, over what earlier runs left. In
-`make soak` that is every write; otherwise it is every one of the first `ALL_OF` and every third one of the rest, which
-replace one view after the other.
+`make soak` that is every write; otherwise it is every third one from the second on, of which the later ones replace one
+view after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 from tests.support.soak import soaking
 
 MOST = 200
-ALL_OF = 4
 
 
 def killed_at(directory: Path, write: int) -> bool:
@@ -88,10 +87,10 @@ def _open(directory: Path, write: int) -> None:
 def main() -> None:
     import engine.web.app  # noqa: F401 — imported once, before the forks
 
-    killed, write = 0, 1
+    killed, write, step = (0, 1, 1) if soaking() else (0, 2, 3)
     while killed_at(Path(sys.argv[1]), write):
         killed += 1
-        write += 1 if soaking() or write < ALL_OF else 3
+        write += step
         assert killed < MOST, "no run completes"
     sys.stdout.write(f"{killed}\n")
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.server import Server, running
+from tests.support.soak import paired
 from tests.web.responses import refused
 
 COLUMNS = """\
@@ -93,8 +94,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
-@pytest.mark.parametrize("form", ["lines", "list", "large"])
+@pytest.mark.parametrize(("name", "form"), paired(UNKNOWN, ["lines", "list", "large"]))
 def test_unknown_keys_are_named(server: Server, name: str, form: str) -> None:
     extra, names = UNKNOWN[name]
     rows = [event(), event(**extra), event()]

@@ -149,7 +149,7 @@ def test_each_broken_line_of_a_batch_is_quarantined(server: Server, send: Send, 
     assert delivered(server, m) == len(good)
 
 
-@pytest.mark.parametrize(("bad", "ending"), sampled(product(BROKEN, ["\n", "\r\n"]), 5), ids=lambda b: b[:60])
+@pytest.mark.parametrize(("bad", "ending"), sampled(product(BROKEN, ["\n", "\r\n"]), 13), ids=lambda b: b[:60])
 def test_a_broken_line_is_quarantined_and_its_neighbors_are_stored(
     server: Server, send: Send, bad: str, ending: str
 ) -> None:
@@ -177,9 +177,13 @@ def test_null_is_absent(server: Server, send: Send) -> None:
 
 
 def test_times_are_not_clamped(server: Server, send: Send) -> None:
-    for at in ('"2200-01-01 00:00:00"', '"1900-01-01 00:00:00"', "99999999999", "-5"):
-        good = '{"tenant_id": 1}'
-        row = quarantined(server, send(f'{good}\n{{"tenant_id": 1, "at": {at}}}\n{good}'), beside=2)
+    times = ('"2200-01-01 00:00:00"', '"1900-01-01 00:00:00"', "99999999999", "-5")
+    good = '{"tenant_id": 1}'
+    answer = send("\n".join(f'{good}\n{{"tenant_id": 1, "at": {at}}}' for at in times)).json()
+    assert (answer["successful_rows"], answer["quarantined_rows"]) == (len(times), len(times))
+    newest = {"limit": len(times)}
+    rows = server.admin_json("GET", "/v0/datasources/events/quarantine", params=newest)["rows"]
+    for row, at in zip(sorted(rows, key=lambda r: r["c__row"]), times, strict=True):
         assert row["c__error_column"] == ["at"]
         assert at.strip('"') in row["c__error"][0] and "DateTime" in row["c__error"][0]
 
@@ -213,8 +217,7 @@ def test_integers_of_every_width(server: Server, send: Send) -> None:
         {"list": [1, 128]},
         {"list": [2**128 + 5]},
     )
-    for bad in every[::3]:
-        assert quarantined(server, row(**bad), "clicks")["c__error_column"] == list(bad)
+    assert quarantined(server, row(**every[0]), "clicks")["c__error_column"] == list(every[0])
     together = [json.dumps({"who": {"org": 77}, **bad}) for bad in every]
     assert send("\n".join(together), "clicks").json()["quarantined_rows"] == len(every)
     newest = {"limit": len(every)}

@@ -11,6 +11,7 @@ from tests.data import first_layout as old
 from tests.support.server import Server, running
 
 ELSEWHERE = {"TZ": "Asia/Tokyo"}
+MIDNIGHT = "SELECT toString(toDateTime(0)) AS local"
 
 
 def _errors(server: Server) -> list[dict[str, Any]]:
@@ -29,8 +30,11 @@ def test_the_doctor_names_the_zone_instead_of_differences(tmp_path: Path) -> Non
         assert f"ROOKERY_TIMEZONE={old.ZONE}" in finding["hint"]
         refused = server.admin("POST", "/v0/doctor", json={})
         assert refused.json()["code"] == "RK7010", refused.text
+        assumed = server.sql(MIDNIGHT)
     # A zone that was only assumed can be corrected, and is then final.
     with running(home, **ELSEWHERE, ROOKERY_TIMEZONE=old.ZONE) as server:
         assert _errors(server) == before
+        corrected = server.sql(MIDNIGHT)
+        assert corrected != assumed
     with running(home, **ELSEWHERE) as server:
-        assert _errors(server) == before
+        assert server.sql(MIDNIGHT) == corrected
