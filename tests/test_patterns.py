@@ -24,7 +24,7 @@ from tests.support.matching import FUNCTIONS, LENGTH
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORTER = 50_000
-PROCESSOR_SECONDS = 45
+PROCESSOR_SECONDS = 25
 METHODS = ("search", "match", "fullmatch", "finditer", "findall", "sub", "split")
 
 Worst = tuple[str, str, str]

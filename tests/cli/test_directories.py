@@ -16,6 +16,7 @@ import pytest
 from tests.cli.commands import REAL, Cli
 from tests.support.clickhouse_http import WRITER, serve
 from tests.support.server import ROOT, running
+from tests.support.soak import sampled
 
 EVENTS = """\
 columns:
@@ -139,7 +140,9 @@ def test_a_clickhouse_server_without_the_workspace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["check"], ["push"], ["init"], ["tenant", "ls"], ["pipe", "generate", "a", "SELECT 1"]], ids=" ".join
+    "command",
+    sampled([["check"], ["push"], ["tenant", "ls"], ["init"], ["pipe", "generate", "a", "SELECT 1"]], 2),
+    ids=" ".join,
 )
 def test_a_directory_that_was_removed_is_named(tmp_path: Path, command: list[str]) -> None:
     gone = tmp_path / "gone"

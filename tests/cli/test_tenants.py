@@ -96,15 +96,10 @@ def test_add_ls_show_rm_in_both_placements(cli: Cli, server: Server) -> None:
     assert_exact(server, [], [])
 
 
-@pytest.mark.parametrize("tenant", ["01", "1.0", "true", "-1", "4294967296", "x", " 1", "1 ", "+1", "1e3", "Null"])
-def test_ids_that_are_not_canonical_are_refused(cli: Cli, tenant: str) -> None:
+def test_ids_that_are_empty_or_not_canonical_are_refused(cli: Cli) -> None:
     before = listed(cli)
-    assert "RK3005" in cli("tenant", "add", "--", tenant, code=1).err
-    assert listed(cli) == before
-
-
-def test_an_empty_id_is_refused(cli: Cli) -> None:
-    before = listed(cli)
+    for tenant in ("01", "1.0", "true", "-1", "4294967296", "x", " 1", "1 ", "+1", "1e3", "Null"):
+        assert "RK3005" in cli("tenant", "add", "--", tenant, code=1).err
     assert "RK7002" in cli("tenant", "add", "--", "", code=2).err
     assert listed(cli) == before
 

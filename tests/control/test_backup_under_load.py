@@ -99,7 +99,9 @@ def writing(server: Server) -> Iterator[Sent]:
     assert not sent.failures, sent.failures
 
 
-@pytest.fixture(scope="module", params=["direct", "routed", "routed on a server"])
+@pytest.fixture(
+    scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only), "routed on a server"]
+)
 def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Backups under load, each with the batches that were acknowledged before and after it."""
     directory = tmp_path_factory.mktemp("loaded")

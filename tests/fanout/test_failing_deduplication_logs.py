@@ -37,7 +37,10 @@ def _set_up(server: Server, mode: str, writes: Writes, sent: SentRows) -> None:
     assert writes.send(server, sent, Fault("write", "EIO", FAR), LOGS).statuses == [200]
 
 
-@pytest.mark.parametrize(("mode", "call"), [("direct", "short write"), ("routed", "write")])
+@pytest.mark.parametrize(
+    ("mode", "call"),
+    [("direct", "short write"), pytest.param("routed", "write", marks=pytest.mark.soak_only)],
+)
 def test_batches_are_stored_once(tmp_path: Path, writes: Writes, mode: str, call: str) -> None:
     sent = SentRows()
     with running(tmp_path, **writes.environment) as server:

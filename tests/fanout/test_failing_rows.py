@@ -189,7 +189,6 @@ def test_a_killed_insert_is_completed_without_failing_rows(rookery: Rookery) -> 
 
 
 @pytest.mark.proves("B6")
-@pytest.mark.parametrize("prepared", ["direct", "routed"], indirect=True, scope="module")
 @pytest.mark.soak
 def test_tenants_added_while_views_fail_have_every_row_once(rookery: Rookery) -> None:
     """A block that is tried again is not history meanwhile."""

@@ -96,7 +96,6 @@ def test_repeated_deliveries_are_recognized_by_tables_that_were_not_loaded(direc
 def test_reading_and_pushing_see_tables_that_are_not_loaded(directory: Path, mode: str) -> None:
     with started(directory) as rookery:
         schema = read_schema(rookery.workspace.warehouse, "main")
-    with started(directory) as rookery:
         assert read_schema(rookery.workspace.warehouse, "main") == schema and not _asleep(rookery)
     with started(directory) as rookery:
         assert push.push(rookery.workspace, {}).empty

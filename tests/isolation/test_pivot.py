@@ -22,7 +22,7 @@ from tests.support.soak import soak_rounds
 SEED = 1
 QUERIES = 250
 """The most that are tried until a removed safeguard is noticed."""
-SAMPLE = soak_rounds(60)
+SAMPLE = soak_rounds(30)
 
 
 @pytest.fixture(scope="module")

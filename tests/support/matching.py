@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 
-LENGTH = 1_000_000
+LENGTH = 300_000
 """Characters of a text."""
 
 

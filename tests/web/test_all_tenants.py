@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.server import ROOT, Server, running
+from tests.cli.commands import for_server
+from tests.support.server import Server, running
+from tests.support.soak import soak_rounds
 from tests.web.project import TOTALS
 
 EVENTS = """
@@ -107,18 +108,10 @@ def test_sampling_covers_every_tenant(all_of_them: Server) -> None:
     assert {r["tenant_id"] for r in sampled} == {1, 2, 3, 4}
 
 
-def test_the_command_line_shows_all_tenants(all_of_them: Server) -> None:
-    address = ["--url", all_of_them.url, "--token", all_of_them.admin_token]
+def test_the_command_line_shows_all_tenants(all_of_them: Server, tmp_path: Path) -> None:
+    cli = for_server(all_of_them, tmp_path)
     for command in (["get", "usage", "--format", "csv"], ["sql", "--format", "csv", "SELECT kind FROM usage"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *address, *command],
-            cwd=all_of_them.directory,
-            env={"PATH": "", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert len(done.stdout.splitlines()) == 9, (done.stdout, done.stderr)
+        assert len(cli(*command).out.splitlines()) == 9
 
 
 def test_listings_count_rows_in_all_placements(all_of_them: Server) -> None:
@@ -173,7 +166,7 @@ def test_a_tenant_added_or_removed_during_a_query_is_read_completely_or_not_at_a
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        for _ in range(2):
+        for _ in range(soak_rounds(1)):
             for tenant, placement in (("21", "tables"), ("22", "pooled")):
                 all_of_them.tenant(tenant, placement)
             for tenant in ("21", "22"):
