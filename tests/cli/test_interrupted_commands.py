@@ -16,7 +16,7 @@ from tests.support.server import Server, running
 from tests.support.soak import soak_rounds
 
 TENANTS = range(1, 9)
-KILLS = soak_rounds(4)
+KILLS = soak_rounds(3)
 ODD = {
     **FILES,
     "pipes/usage_pipe.yaml": USAGE_PIPE.replace("FROM events GROUP", "FROM events WHERE event != 'c' GROUP"),

@@ -12,6 +12,7 @@ import pytest
 from tests.cli.commands import REAL, Cli, for_server
 from tests.cli.test_directories import FILES, held, wait_until
 from tests.support.server import Server
+from tests.support.soak import sampled
 
 COUNTED = """
 import atexit, sys
@@ -76,13 +77,17 @@ def modules(directory: Path, *arguments: str, **environment: str) -> set[str]:
     ("arguments", "environment"),
     [
         (("--help",), {}),
-        (("tenant", "--help"), {}),
+        pytest.param(("tenant", "--help"), {}, marks=pytest.mark.soak_only),
         (("token", "mint", "--help"), {}),
         (("nosuch",), {}),
-        (("tenant", "add"), {}),
+        pytest.param(("tenant", "add"), {}, marks=pytest.mark.soak_only),
         (("push", "--nosuch"), {}),
         ((), {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": "rookery tenant a", "COMP_CWORD": "2"}),
-        ((), {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": "rookery tenant add --p", "COMP_CWORD": "3"}),
+        pytest.param(
+            (),
+            {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": "rookery tenant add --p", "COMP_CWORD": "3"},
+            marks=pytest.mark.soak_only,
+        ),
     ],
     ids=["help", "of a group", "of a command", "unknown", "incomplete", "option", "completion", "of an option"],
 )
@@ -114,7 +119,7 @@ def test_a_command_for_a_running_server_does_not_search_for_garbage(shared_serve
     assert int(done.stderr.rpartition("searched: ")[2]) <= 2
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", sampled(MOMENTS, 2))
 def test_an_interrupt_while_modules_are_imported(tmp_path: Path, moment: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(moment), "tenant", "ls"],

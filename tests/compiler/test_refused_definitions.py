@@ -18,6 +18,7 @@ from engine.warehouse.port import Input
 from engine.workspace.snapshot import parse_sources
 from engine.workspace.workspace import Workspace
 from tests.support.compiling import BASE, EVENTS, problems_of, pushed, sources
+from tests.support.soak import soaking
 
 BAD = {
     "type": ("LowCardinality(UInt8)", "FixedString(1000)", "Strin", "Decimal(99,2)", "Nullable(Array(String))"),
@@ -80,7 +81,9 @@ def cases() -> Iterator[tuple[str, str, str]]:
                 yield f"{key}: {bad}", "written", f"{COLUMNS}{lines}engine: {{sorting_key: id}}\n"
             else:
                 yield f"{key}: {bad}", "written", f"{COLUMNS}engine:\n{in_engine(key, bad, '  ')}"
-                yield f"{key}: {bad}", "a_pipe", f"{SELECTED}  engine:\n{in_engine(key, bad, '    ')}"
+                # A pipe's engine is checked in the same way. Outside of `make soak`, one value of each key.
+                if bad is values[0] or soaking():
+                    yield f"{key}: {bad}", "a_pipe", f"{SELECTED}  engine:\n{in_engine(key, bad, '    ')}"
     for bad in INDEXES:
         index = f"indexes:\n  - name: x\n    expression: {'j' if bad == 'minmax' else 's'}\n    type: {bad}  # bad\n"
         yield f"index: {bad}", "written", f"{COLUMNS}engine: {{sorting_key: id}}\n{index}"

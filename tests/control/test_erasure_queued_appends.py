@@ -20,7 +20,8 @@ from engine.ingest.writer import BatchWriter
 from engine.warehouse.port import Input
 from engine.workspace import pending_appends
 from engine.workspace.pending_appends import PendingAppends
-from tests.support.in_process import PATIENCE, Rookery, open_rookery
+from tests.support.in_process import PATIENCE, Rookery, open_copy, open_rookery
+from tests.support.soak import paired
 
 EVENTS = """
 tenant: tenant_id
@@ -38,11 +39,18 @@ materialize: {target: sums, per_tenant: true}
 """
 
 
-@pytest.fixture
-def rookery(tmp_path: Path) -> Iterator[Rookery]:
-    with open_rookery(tmp_path) as opened:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("queued")
+    with open_rookery(directory) as opened:
         opened.push({"datasources/events.yaml": EVENTS, "datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL})
         opened.add("2", placement="pooled")
+    return directory
+
+
+@pytest.fixture
+def rookery(prepared: Path, tmp_path: Path) -> Iterator[Rookery]:
+    with open_copy(prepared, tmp_path) as opened:
         yield opened
 
 
@@ -94,8 +102,7 @@ def _is_gone(rookery: Rookery) -> None:
     assert rookery.rows("SELECT sum(v) FROM main.sums") == rookery.rows("SELECT sum(n) FROM main.events")
 
 
-@pytest.mark.parametrize("placement", ["pooled", "tables"])
-@pytest.mark.parametrize("bound", ["1", None], ids=["own token", "any token"])
+@pytest.mark.parametrize(("placement", "bound"), paired(["pooled", "tables"], [None, "1"]))
 def test_a_queued_append_does_not_come_after_the_purge(
     rookery: Rookery, monkeypatch: pytest.MonkeyPatch, placement: str, bound: str | None
 ) -> None:

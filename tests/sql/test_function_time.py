@@ -44,7 +44,7 @@ def test_slow_functions_end(engine: Engine, name: str) -> None:
         assert answer[2] < OVERSHOOT_SECONDS, call.sql
 
 
-@pytest.mark.soak
+@pytest.mark.soak_only
 def test_a_sample_of_all_functions_ends(engine: Engine) -> None:
     names = spelled(sorted(sections()["plain"]))
     for name in random.Random(SEED).sample(names, SAMPLE):

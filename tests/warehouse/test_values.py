@@ -17,7 +17,7 @@ from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Value, Warehouse
 
 patient = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 # Characters with a meaning in SQL, in escaped parameters, in Python's % or in HTTP.
 AWKWARD = ["\\", "'", '"', "`", "\0", "\t", "\n", "\r", "\\N", "\\n", "NULL", "%s", "%(p)s", "%", "{p:String}"]

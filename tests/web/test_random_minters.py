@@ -74,7 +74,8 @@ def visible(server: Server, token: str) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", sampled(range(8), 4))
+# The first one finds a token without a filter of its minter, and one without its fixed parameters.
+@pytest.mark.parametrize("seed", sampled((7, *range(7)), 8))
 def test_minted_tokens_see_a_subset(mints: Server, seed: int) -> None:
     chance = random.Random(seed)
     minted = seen = 0
