@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from typing import Any
 
 from engine.errors import (
     ALREADY_EXISTS,
-    BACKUP_DAMAGED,
     BACKUP_UNUSABLE,
     DISK_FULL,
     NO_FILE,
@@ -90,14 +88,9 @@ def _flush(path: Path) -> None:
 
 
 def described(file: Path) -> dict[str, Any]:
-    """The description at the beginning of a backup. Raises BACKUP_DAMAGED."""
-    try:
-        with tarfile.open(file) as opened:
-            member = opened.extractfile(archive.DESCRIPTION)
-            description = json.load(member) if member is not None else None
-    except (tarfile.TarError, KeyError, ValueError) as exc:
-        raise RookeryError(BACKUP_DAMAGED, f"{file} is not a backup", detail=repr(exc)) from exc
-    return dict(description or {})
+    """The description at the beginning of a backup. Raises BACKUP_DAMAGED and LAYOUT_NEWER."""
+    with file.open("rb") as opened:
+        return archive.described(opened)
 
 
 def restored(source: Path, directory: Path) -> dict[str, Any]:

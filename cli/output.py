@@ -18,7 +18,9 @@ from engine.errors import USAGE, Problems, RookeryError, published_page
 Part = str | tuple[str, str | None]
 """Part of a line: text, or text and its style."""
 # Text may come from senders of rows, and a terminal would obey control sequences in it.
-_VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t\r"}
+_VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"} | {13: "\\r"}
+# These change the order in which a terminal shows the characters of a line.
+_VISIBLE |= {n: f"\\u{n:04x}" for n in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 MAX_PAGES = 3
 """Maximum number of documentation pages that are listed after errors."""
 _TSV = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -50,7 +52,8 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
 
 def _printable(text: str, stream: TextIO | None) -> str:
     """Text without control characters, in characters that the stream can encode."""
-    visible = text.translate(_VISIBLE)
+    # A carriage return without a line break would overwrite the line.
+    visible = "\r\n".join(part.translate(_VISIBLE) for part in text.split("\r\n"))
     if visible.isascii() or stream is None or (stream.encoding or "").lower().startswith("utf"):
         return visible
     return visible.translate(_ASCII)
@@ -83,7 +86,12 @@ def as_json(value: Any) -> None:
     """Print a value as JSON, for programs."""
     import orjson
 
-    raw(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    try:
+        body = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # Names of files may have bytes that are not UTF-8, and JSON does not.
+        body = json.dumps(value, indent=2, ensure_ascii=False).encode(errors="replace") + b"\n"
+    raw(body)
 
 
 def table(

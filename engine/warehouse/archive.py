@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from posixpath import dirname, join, normpath
-from typing import IO, Any
+from typing import IO, Any, Self
+
+import orjson
 
 from engine import errors
 from engine.errors import RookeryError
@@ -28,7 +30,16 @@ FORMAT = 1
 DESCRIPTION, SUMS, DATA = "backup.json", "SHA256SUMS", "data"
 CHUNK_BYTES = 1 << 20
 MAX_NAME = 1_000
-MAX_DESCRIPTION_BYTES = 64 << 20
+MAX_DESCRIPTION_BYTES = 32 << 20
+MAX_EXTENSION_BYTES = 64 << 10
+"""Longest extension of a member's header, such as its long name. tarfile reads extensions into memory."""
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _END = b"\0" * (2 * tarfile.BLOCKSIZE)
 _UNREADABLE = (
     tarfile.TarError,
@@ -113,6 +124,37 @@ def _padding(size: int) -> bytes:
     return b"\0" * (-size % tarfile.BLOCKSIZE)
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive, whose header is bounded."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENSIONS and member.size > MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError("a header is too long")
+        return member
+
+
+def _opened(source: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=source, mode="r|", tarinfo=_Member)
+
+
+def _next(archive: tarfile.TarFile) -> _Member | None:
+    """The next member; None at the end. tarfile would keep all of them."""
+    member = archive.next()
+    archive.members.clear()  # type: ignore[attr-defined]
+    return member  # type: ignore[return-value]
+
+
+def described(source: IO[bytes]) -> dict[str, Any]:
+    """The description at the beginning of a backup. Raises BACKUP_DAMAGED, LAYOUT_NEWER and OSError."""
+    try:
+        with _opened(source) as archive:
+            return _described(archive, _next(archive))[0]
+    except _UNREADABLE as exc:
+        raise _damaged("it is cut short or not a backup", exc) from exc
+
+
 def unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
     """Restore a backup to an empty directory, and return its description.
 
@@ -123,12 +165,12 @@ def unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
     links: dict[Path, str] = {}
     description: dict[str, Any] | None = None
     try:
-        with tarfile.open(fileobj=source, mode="r|") as archive:
-            for member in archive:
+        with _opened(source) as archive:
+            while (member := _next(archive)) is not None:
                 if description is None:
                     description, found[DESCRIPTION] = _described(archive, member)
                 elif member.name == SUMS:
-                    _compare(_content(archive, member), found, description["files"])
+                    _compare(_checksums(archive, member, found), found, description["files"])
                     # Links have no checksum. Older backups do not count them.
                     if len(links) != description.get("links", len(links)):
                         raise _damaged("links are missing")
@@ -145,24 +187,25 @@ def unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
     raise _damaged("it is cut short" if description is not None else "it is empty")
 
 
-def _described(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[dict[str, Any], str]:
+def _described(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> tuple[dict[str, Any], str]:
     """The description and its checksum."""
-    if member.name != DESCRIPTION or member.size > MAX_DESCRIPTION_BYTES:
+    if member is None or member.name != DESCRIPTION or member.size > MAX_DESCRIPTION_BYTES:
         raise _damaged("it is not a backup of rookery")
     body = _content(archive, member)
-    description = json.loads(body)
+    # Unlike json, it accepts only what can be printed as JSON again.
+    description = orjson.loads(body)
     if not isinstance(description, dict) or not isinstance(description.get("files"), int):
         raise _damaged("it is not a backup of rookery")
     tables = description.get("tables")
     if not isinstance(tables, dict) or not all(
-        isinstance(t, dict) and type(t.get("rows")) is int for t in tables.values()
+        isinstance(t, dict) and type(t.get("rows")) is int and t["rows"] >= 0 for t in tables.values()
     ):
         raise _damaged("its description is not complete")
     layout = description.get("layout")
     if not isinstance(layout, int) or description.get("format") != FORMAT or layout > LAYOUT_VERSION:
         if isinstance(layout, int) and layout > LAYOUT_VERSION:
             raise newer_layout_error("the backup", layout)
-        raise _damaged(f"its format {description.get('format')} is not supported")
+        raise _damaged(f"its format {errors.shown(description.get('format'))} is not supported")
     return description, hashlib.sha256(body).hexdigest()
 
 
@@ -171,6 +214,13 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if file is None:
         raise _damaged(f"{member.name} is not a file")
     return file.read()
+
+
+def _checksums(archive: tarfile.TarFile, member: tarfile.TarInfo, found: Mapping[str, str]) -> bytes:
+    """The list of checksums, which has one line for each file."""
+    if member.size > sum(len(digest) + len("  \n") + len(os.fsencode(name)) for name, digest in found.items()):
+        raise _damaged("its checksums name other files")
+    return _content(archive, member)
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
@@ -204,12 +254,12 @@ def _checked_target(member: tarfile.TarInfo) -> str:
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, found: dict[str, str]) -> None:
     """Create a directory or a file, and note the checksum of the file."""
     if member.isdir():
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(target)
         return
     content = archive.extractfile(member) if _is_plain(member) else None
     if content is None:
         raise _damaged(f"{errors.shown(member.name)} does not belong in it")
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(target.parent)
     digest = hashlib.sha256()
     # "x" never overwrites, and the descriptor is private from the start.
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
@@ -240,8 +290,18 @@ def _compare(sums: bytes, found: Mapping[str, str], files: int) -> None:
 def _create_links(links: Mapping[Path, str]) -> None:
     """Create the symbolic links. They come last, so that no file is written through one."""
     for path, target in links.items():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Its target was checked relative to the directory that its name states.
+        if any(parent in links for parent in path.parents):
+            raise _damaged(f"the link {errors.shown(path.name)} is below another link")
+        _make_directory(path.parent)
         path.symlink_to(target)
+
+
+def _make_directory(path: Path) -> None:
+    """Create a directory and its parents, all of them private."""
+    missing = [p for p in (path, *path.parents) if not p.is_dir()]
+    for parent in reversed(missing):
+        parent.mkdir(mode=0o700)
 
 
 def _damaged(why: str, cause: BaseException | None = None) -> RookeryError:

@@ -181,7 +181,8 @@ def _tables(source: Path) -> Iterator[_Table]:
 def _uuid(file: Path) -> str | None:
     """The UUID in a definition; None if it has none, or if it was just dropped."""
     try:
-        found = _UUID.search(file.read_text(encoding="utf-8"))
+        # A damaged file may have any bytes. The engine reports it.
+        found = _UUID.search(file.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
     return found[1] if found else None

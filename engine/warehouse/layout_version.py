@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine import errors
+from engine.settings import canonical_zone
 from engine.warehouse.errors import EngineError
 
 LAYOUT_VERSION = 2
@@ -21,6 +23,8 @@ LAYOUT_VERSION = 2
 FIRST_VERSION = 1
 
 VERSION_FILE = "rookery.layout"
+MAX_MARK_BYTES = 4096
+"""Maximum size of the file with the version."""
 STOP_NAME = "written_by_a_newer_rookery"
 STOP: Mapping[str, str] = {
     "text": (
@@ -63,13 +67,16 @@ class DirectoryMark:
 def read_mark(path: Path) -> DirectoryMark:
     """Read a directory's mark. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE if the file is damaged."""
     try:
-        body: Any = json.loads((path / VERSION_FILE).read_text(encoding="utf-8"))
+        body: Any = json.loads(_text(path / VERSION_FILE))
         version, zone, assumed = body["layout"], body.get("timezone"), body.get("assumed", False)
         if not isinstance(version, int) or not isinstance(zone, str | None) or not isinstance(assumed, bool):
             raise TypeError(f"{body!r}")
+        if zone is not None:
+            # The engine's configuration contains it.
+            canonical_zone(zone)
     except FileNotFoundError:
         return DirectoryMark()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise EngineError(
             errors.LAYOUT_UNREADABLE,
             f"the layout version in {path / VERSION_FILE} cannot be read",
@@ -80,6 +87,14 @@ def read_mark(path: Path) -> DirectoryMark:
     if version > LAYOUT_VERSION:
         raise newer_layout_error(f"data directory {path}", version)
     return DirectoryMark(version, zone, assumed)
+
+
+def _text(file: Path) -> str:
+    """The text of a small file. Raises OSError, and ValueError for another kind of file, which might never end."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MARK_BYTES:
+        raise ValueError("this is not a small file")
+    return file.read_text(encoding="utf-8")
 
 
 def write_mark(path: Path, mark: DirectoryMark) -> None:

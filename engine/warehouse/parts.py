@@ -107,6 +107,8 @@ def _decompressed(body: bytes) -> bytes:
         payload = body[_HASH_BYTES + 9 : _HASH_BYTES + packed]
         if len(payload) != packed - 9:
             raise ValueError("the file is truncated")
+        if method != _NONE and method not in _CODECS:
+            raise ValueError(f"the codec {method} is unknown")
         data += payload if method == _NONE else pyarrow.Codec(_CODECS[method]).decompress(payload, size).to_pybytes()
         body = body[_HASH_BYTES + packed :]
     return data

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.errors import BACKUP_DAMAGED, RookeryError
+from engine.warehouse import archive as archives
 from tests.cli.backups import fill, left
 from tests.cli.commands import Cli, for_server
 from tests.support.server import running
@@ -98,6 +102,20 @@ def test_a_damaged_backup_restores_nothing(
     assert left(tmp_path) == ["bad.tar"]
 
 
+def packed(description: dict[str, Any], more: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    """A backup with a description, some members, and their checksums."""
+    files = [(header, content) for header, content in more if header.isreg()]
+    body = json.dumps({**description, "files": len(files), "links": len(more) - len(files)}).encode()
+    members = [(member("backup.json"), body), *more]
+    sums = "".join(f"{hashlib.sha256(b).hexdigest()}  {h.name}\n" for h, b in members if h.isreg())
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for header, content in (*members, (member("SHA256SUMS"), sums.encode())):
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    return target.getvalue()
+
+
 def member(name: str, type: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
     header = tarfile.TarInfo(name)
     header.type, header.linkname = type, target
@@ -112,6 +130,15 @@ HOSTILE = {
     "link to a file": [member("data/link", tarfile.SYMTYPE, "/etc/passwd")],
     "link above to a store": [
         member("data/metadata/link", tarfile.SYMTYPE, "../../store/abc/00000000-0000-0000-0000-000000000000")
+    ],
+    "a link below a link": [
+        member("data/m/x/y/a", tarfile.SYMTYPE, "../../../store/abc/00000000-0000-0000-0000-000000000000"),
+        member(
+            "data/m/x/y/a/b/c/d/e",
+            tarfile.SYMTYPE,
+            "../../../../../../../store/abc/00000000-0000-0000-0000-000000000000",
+        ),
+        member("data/store/abc/00000000-0000-0000-0000-000000000000/file"),
     ],
     "through a link": [
         member("data/a", tarfile.SYMTYPE, "../store/abc/00000000-0000-0000-0000-000000000000"),
@@ -132,7 +159,13 @@ HOSTILE = {
 def test_a_hostile_backup_writes_nothing_outside(saved: Path, tmp_path: Path, kind: str) -> None:
     more = [(h, b"x" if h.isreg() else b"") for h in HOSTILE[kind]]
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "bad.tar").write_bytes(rewritten(saved.read_bytes(), lambda name: True, *more))
+    with tarfile.open(saved) as archive:
+        description = json.load(archive.extractfile("backup.json") or io.BytesIO())
+    body = rewritten(saved.read_bytes(), lambda name: True, *more)
+    if kind not in ("twice", "unlisted", "file as a directory"):
+        # Also its checksums are as they should be.
+        body = packed(description, more)
+    (tmp_path / "in" / "bad.tar").write_bytes(body)
     refused = Cli(tmp_path / "in")("restore", "bad.tar", "data", code=1)
     assert "RK7020" in refused.err
     assert left(tmp_path) == ["in"]
@@ -148,17 +181,17 @@ def test_a_file_that_is_not_a_backup(tmp_path: Path, body: bytes) -> None:
 
 
 @pytest.mark.feature
-@pytest.mark.parametrize("tables", [None, [], {"main.x": 1}, {"main.x": {}}, {"main.x": {"rows": "1"}}], ids=str)
+@pytest.mark.parametrize(
+    "tables",
+    [None, [], {"main.x": 1}, {"main.x": {}}]
+    + [{"main.x": {"rows": rows}} for rows in ("1", -1, 10**4299)]
+    + [{"\ud800": {"rows": 1}}, {"main.x": {"rows": 1, "parts": float("nan")}}],
+    ids=lambda tables: ascii(tables)[:40],
+)
 def test_a_backup_with_another_description_is_refused(saved: Path, tmp_path: Path, tables: object) -> None:
     with tarfile.open(saved) as archive:
         description = json.load(archive.extractfile("backup.json") or io.BytesIO())
-    body = json.dumps({**description, "tables": tables, "files": 0, "links": 0}).encode()
-    sums = f"{hashlib.sha256(body).hexdigest()}  backup.json\n".encode()
-    with tarfile.open(tmp_path / "bad.tar", mode="w") as archive:
-        for name, content in (("backup.json", body), ("SHA256SUMS", sums)):
-            header = member(name)
-            header.size = len(content)
-            archive.addfile(header, io.BytesIO(content))
+    (tmp_path / "bad.tar").write_bytes(packed({**description, "tables": tables}, []))
     assert "RK7020" in Cli(tmp_path)("restore", "bad.tar", "data", code=1).err
     assert left(tmp_path) == ["bad.tar"]
 
@@ -176,3 +209,37 @@ def test_a_backup_of_a_newer_program_is_refused(saved: Path, tmp_path: Path) -> 
     (tmp_path / "newer.tar").write_bytes(target.getvalue())
     assert "RK6013" in Cli(tmp_path)("restore", "newer.tar", "data", code=6).err
     assert left(tmp_path) == ["newer.tar"]
+
+
+class Counted(io.BytesIO):
+    """The beginning of a large file. Counts the bytes that are read, and then reads zeros."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None and 0 <= size <= 1 << 20
+        self.count += size
+        return super().read(size).ljust(size, b"\0")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, b"0"], ids=str)
+@pytest.mark.parametrize("described", [False, True], ids=["first", "later"])
+def test_huge_headers_and_lists_are_not_read(saved: Path, tmp_path: Path, kind: bytes, described: bool) -> None:
+    with tarfile.open(saved) as archive:
+        description = json.load(archive.extractfile("backup.json") or io.BytesIO())
+    huge = member("SHA256SUMS", kind)
+    huge.size = 2 << 30
+    complete = packed({**description, "files": 0}, [])
+    source = Counted((complete[: complete.index(b"SHA256SUMS")] if described else b"") + huge.tobuf())
+    with pytest.raises(RookeryError) as refused:
+        archives.unpack(source, tmp_path)
+    assert refused.value.code is BACKUP_DAMAGED
+    assert source.count < 1 << 20
+
+
+@pytest.mark.parametrize("directory", [b"d\xff", b"a/b/c"], ids=ascii)
+def test_a_restored_directory_is_private_and_may_have_any_name(saved: Path, tmp_path: Path, directory: bytes) -> None:
+    name = os.fsdecode(directory)
+    assert Cli(tmp_path)("restore", "--json", saved, name).json["tables"]
+    shared = [p for p in (tmp_path / name).rglob("*") if not p.is_symlink() and p.stat().st_mode & 0o077]
+    assert shared == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine import errors
 from engine.warehouse.directory import LOCK
+from engine.warehouse.directory_copy import DirectoryCopy
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
@@ -141,3 +142,12 @@ w.close()
 """
     assert run(body, tmp_path) == "True"
     assert "sleep_seconds_when_no_work_min" in (tmp_path / "rookery.xml").read_text()
+
+
+def test_a_copy_of_a_damaged_directory_is_complete(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "main.sql").write_bytes(b"ATTACH DATABASE \xff")
+    copy = DirectoryCopy(tmp_path)
+    copy.finish()
+    assert (copy.path / "metadata" / "main.sql").read_bytes() == b"ATTACH DATABASE \xff"
+    assert list(copy.tables()) == []

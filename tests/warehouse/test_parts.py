@@ -42,6 +42,12 @@ def test_every_truncated_file_is_detected(tmp_path: Path, wide: int) -> None:
                 listed = file.suffix in (".bin", ".cidx") or "mrk" in file.name or file.name == "checksums.txt"
                 assert why_damaged(copy) is not None or (left and not listed), f"{file.name} cut to {left} bytes"
                 shutil.rmtree(copy)
+        listing = (part / "checksums.txt").read_bytes()
+        for at in range(len(listing)):
+            (part / "checksums.txt").write_bytes(listing[:at] + bytes([listing[at] ^ 0x55]) + listing[at + 1 :])
+            # It may seem complete, because only lengths are compared.
+            why_damaged(part)
+        (part / "checksums.txt").write_bytes(listing)
         warehouse.execute("SYSTEM STOP MERGES")
         warehouse.execute("INSERT INTO w.t SELECT number, ['x'], 'b', 1 FROM numbers(10)")
         (fresh,) = (p for p in tmp_path.glob("data/store/*/*/all_2_*") if p.is_dir())

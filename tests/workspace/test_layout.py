@@ -123,7 +123,12 @@ def test_a_newer_workspace_is_refused_and_unchanged(tmp_path: Path) -> None:
         ("", LAYOUT_UNREADABLE),
         ("[]", LAYOUT_UNREADABLE),
         ('{"layout": "2"}', LAYOUT_UNREADABLE),
+        ("[" * 4_000, LAYOUT_UNREADABLE),
+        (json.dumps({"layout": 1, "more": " " * 4096}), LAYOUT_UNREADABLE),
+        (json.dumps({"layout": 1, "timezone": "UTC</session_timezone>"}), LAYOUT_UNREADABLE),
+        (json.dumps({"layout": 1, "timezone": ""}), LAYOUT_UNREADABLE),
     ],
+    ids=lambda value: value[:40] if isinstance(value, str) else None,
 )
 def test_a_directory_of_a_newer_program_is_unchanged(tmp_path: Path, text: str, code: object) -> None:
     data = tmp_path / "data"
