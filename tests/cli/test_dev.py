@@ -35,6 +35,10 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def test_each_save_shows_the_pipes_that_it_affects(cli: Cli) -> None:
+    """Also of tenants with tables of their own; rows with relative times do not count as changed at each save."""
+    rows = TESTS.replace("event: call, units: 2", "timestamp: $now-1h, event: call, units: 2")
+    rows = f"tenants: {{7: tables, 8: pooled}}\n{rows}"
+    cli.write({"tests/usage.yaml": rows})
     with developing(cli) as dev:
         events = dev.round()
         assert [e["event"] for e in events][:2] == ["watching", "changed"]
@@ -51,7 +55,7 @@ def test_each_save_shows_the_pipes_that_it_affects(cli: Cli) -> None:
 
         # A materialized pipe, and the endpoint that reads its target; the rows are loaded again.
         events = dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("count() AS", "10 * count() AS")})
-        assert set(pipes(events)) == {"usage_pipe", "usage"}
+        assert set(pipes(events)) == {"usage_pipe", "usage"} and events[-1]["sample_rows"] == 3
         assert pipes(events)["usage"]["data"][1] == {"event": "call", "events": 20, "units": 5}
 
         # An incompatible change of the datasource, and a row: everything is loaded again.
@@ -59,44 +63,11 @@ def test_each_save_shows_the_pipes_that_it_affects(cli: Cli) -> None:
             {"datasources/events.yaml": EVENTS.replace("[tenant_id, timestamp]", "[tenant_id, event]")}
         )
         assert set(pipes(events)) == {"usage_pipe", "kinds_pipe", "usage"} and events[-1]["errors"] == 0
-        events = dev.write({"tests/usage.yaml": TESTS.replace("units: 3", "units: 4")})
+        events = dev.write({"tests/usage.yaml": rows.replace("units: 3", "units: 4")})
         assert pipes(events)["usage"]["data"][1]["units"] == 6
+        assert set(pipes(dev.write({"endpoints/usage.yaml": ENDPOINT}))) == {"usage"}
         dev.end()
     assert dev.process.returncode == 130 and not left_behind(cli)
-
-
-def test_a_broken_file_keeps_the_last_good_state(cli: Cli) -> None:
-    broken = ENDPOINT.replace("sum(units)", "sum(unitz)")
-    with developing(cli) as dev:
-        dev.round()
-        events = dev.write(
-            {
-                "endpoints/usage.yaml": broken,
-                "pipes/kinds_pipe.yaml": "nodes: [{name: a, sql: SELEC 1}]\n",
-                "datasources/other.yaml": "colums: []\n",
-            }
-        )
-        # The writes may be seen one after the other.
-        while len(of(events, "problem")) < 3:
-            assert events[-1]["state"] == "kept" and not pipes(events)
-            events = dev.round()
-        problems = {(e["file"], e["line"], e["code"]) for e in of(events, "problem")}
-        assert ("endpoints/usage.yaml", 4, "RK2007") in problems
-        assert {file for file, _, _ in problems} == {
-            "endpoints/usage.yaml",
-            "pipes/kinds_pipe.yaml",
-            "datasources/other.yaml",
-        }
-        assert all(line for _, line, _ in problems) and events[-1]["state"] == "kept"
-        (dev.cli.directory / "datasources/other.yaml").unlink()
-        events = dev.round()
-        assert len(of(events, "problem")) == 2 and events[-1]["state"] == "kept"
-        dev.replace("pipes/kinds_pipe.yaml", FILES["pipes/kinds_pipe.yaml"])
-        events = dev.round()
-        assert len(of(events, "problem")) == 1
-        events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
-        assert events[-1]["state"] == "current" and pipes(events)["usage"]["data"] == [CALLS, EXPORTS]
-        assert_ended(dev, signal.SIGTERM)
 
 
 def test_saves_without_a_change_and_saves_in_quick_succession(cli: Cli) -> None:
@@ -152,19 +123,6 @@ def test_sample_rows_of_a_file(cli: Cli) -> None:
         assert of(events, "problem")[0]["code"] == "RK1008" and events[-1]["state"] == "kept"
 
 
-def test_placements_and_relative_times(cli: Cli) -> None:
-    """Tenants with tables of their own; and rows with relative times do not count as changed at each save."""
-    rows = TESTS.replace("event: call, units: 2", "timestamp: $now-1h, event: call, units: 2")
-    cli.write({"tests/usage.yaml": "tenants: {7: tables, 8: pooled}\n" + rows})
-    with developing(cli) as dev:
-        results = pipes(dev.round())
-        assert results["usage"]["data"] == [CALLS, EXPORTS] and results["usage_pipe"]["rows"] == 2
-        assert set(pipes(dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"}))) == {"usage"}
-        events = dev.write({"pipes/usage_pipe.yaml": USAGE_PIPE + "\n"})
-        assert set(pipes(events)) == {"usage_pipe", "usage"} and events[-1]["sample_rows"] == 3
-        assert set(pipes(dev.write({"endpoints/usage.yaml": ENDPOINT}))) == {"usage"}
-
-
 OF_A_TENANT = """
 sql: SELECT event FROM events WHERE tenant_id = {{ UInt32(of_tenant, required=True) }} ORDER BY event
 parameters: [{name: of_tenant, type: UInt32, tenant_key: true}]
@@ -193,20 +151,6 @@ sql: |
   WHERE event = {{ String(event, example='export') }}
     AND units > {{ UInt64(least, PLACE) }}
 """
-
-
-def test_parameters_have_their_examples(cli: Cli) -> None:
-    cli.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "1"), "endpoints/mine.yaml": OF_A_TENANT})
-    with developing(cli) as dev:
-        events = dev.round()
-        (problem,) = of(events, "problem")
-        assert problem["file"] == "endpoints/mine.yaml" and "--tenant" in problem["hint"]
-        chosen = pipes(events)["chosen"]
-        assert chosen["data"] == [{"event": "export"}] and chosen["parameters"] == {"event": "export"}
-        events = dev.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "required=True")})
-        (problem,) = of(events, "problem")
-        assert (problem["code"], problem["file"]) == ("RK4007", "endpoints/chosen.yaml") and problem["line"]
-        assert "example" in problem["hint"] and events[-1]["state"] == "current"
 
 
 STATES = """
@@ -246,6 +190,15 @@ def test_every_kind_of_pipe_without_the_projects_data_and_server(cli: Cli) -> No
         assert events[-1]["state"] == "current"
         events = dev.write({"pipes/parts.yaml": STANDARD.replace("units FROM", "1 AS units FROM")})
         assert set(pipes(events)) == {"parts", "failing"} and events[-1]["errors"] == 0
+        # Parameters have their examples; one without is a problem.
+        (problem,) = of(dev.write({"endpoints/mine.yaml": OF_A_TENANT}), "problem")
+        assert problem["file"] == "endpoints/mine.yaml" and "--tenant" in problem["hint"]
+        chosen = pipes(dev.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "1")}))["chosen"]
+        assert chosen["data"] == [{"event": "export"}] and chosen["parameters"] == {"event": "export"}
+        events = dev.write({"endpoints/chosen.yaml": PARAMETERS.replace("PLACE", "required=True")})
+        (problem,) = of(events, "problem")
+        assert (problem["code"], problem["file"]) == ("RK4007", "endpoints/chosen.yaml") and problem["line"]
+        assert "example" in problem["hint"] and events[-1]["state"] == "current"
     assert not left_behind(cli)
 
 
@@ -253,8 +206,9 @@ def test_a_directory_without_a_project_is_refused(cli: Cli) -> None:
     assert "RK7004" in Cli(cli.directory.parent, cli.environment)("dev", code=1).err
 
 
-def test_a_project_that_begins_broken_and_grows(cli: Cli) -> None:
-    """Folders may be created, replaced and removed at any time."""
+def test_a_broken_file_keeps_the_last_good_state(cli: Cli) -> None:
+    """The project begins broken. Folders may be created, replaced and removed at any time."""
+    broken = ENDPOINT.replace("sum(units)", "sum(unitz)")
     (cli.directory / "endpoints/usage.yaml").unlink()
     (cli.directory / "endpoints").rmdir()
     cli.write({"pipes/usage_pipe.yaml": USAGE_PIPE.replace("events GROUP", "eventz GROUP")})
@@ -272,6 +226,36 @@ def test_a_project_that_begins_broken_and_grows(cli: Cli) -> None:
         assert of(events, "changed")[0]["files"] == ["endpoints/usage.yaml"] and not pipes(events)
         assert dev.write({"tests/usage.yaml": "tests: ["})[-1]["state"] == "kept"
         assert dev.write({"tests/usage.yaml": TESTS})[-1]["errors"] == 0
+        other.rename(cli.directory / "endpoints")
+        assert list(pipes(dev.round())) == ["usage"]
+        events = dev.write(
+            {
+                "endpoints/usage.yaml": broken,
+                "pipes/kinds_pipe.yaml": "nodes: [{name: a, sql: SELEC 1}]\n",
+                "datasources/other.yaml": "colums: []\n",
+            }
+        )
+        # The writes may be seen one after the other.
+        while len(of(events, "problem")) < 3:
+            assert events[-1]["state"] == "kept" and not pipes(events)
+            events = dev.round()
+        problems = {(e["file"], e["line"], e["code"]) for e in of(events, "problem")}
+        assert ("endpoints/usage.yaml", 4, "RK2007") in problems
+        assert {file for file, _, _ in problems} == {
+            "endpoints/usage.yaml",
+            "pipes/kinds_pipe.yaml",
+            "datasources/other.yaml",
+        }
+        assert all(line for _, line, _ in problems) and events[-1]["state"] == "kept"
+        (dev.cli.directory / "datasources/other.yaml").unlink()
+        events = dev.round()
+        assert len(of(events, "problem")) == 2 and events[-1]["state"] == "kept"
+        dev.replace("pipes/kinds_pipe.yaml", FILES["pipes/kinds_pipe.yaml"])
+        events = dev.round()
+        assert len(of(events, "problem")) == 1
+        events = dev.write({"endpoints/usage.yaml": ENDPOINT + "\n"})
+        assert events[-1]["state"] == "current" and pipes(events)["usage"]["data"] == [CALLS, EXPORTS]
+        assert_ended(dev, signal.SIGTERM)
 
 
 def test_the_tests_of_what_changed_are_run(cli: Cli) -> None:
@@ -313,7 +297,10 @@ def test_text_fits_eighty_columns(cli: Cli) -> None:
     long = f"sql: SELECT 'some words of a long text that wraps ' || repeat('and more ', 30) AS text, {wide} FROM events\n"
     cli.write({"endpoints/long.yaml": long, "endpoints/wrong.yaml": "sql: SELECT nothing_of_this_name FROM events\n"})
     cli.write(
-        {"tests/usage.yaml": TESTS.replace("tenant: 7\n    expect", "tenant: 7\n    isolated: false\n    expect")}
+        {
+            "tests/usage.yaml": "tenants: {7: pooled, 8: pooled}\n"
+            + TESTS.replace("tenant: 7\n    expect", "tenant: 7\n    isolated: false\n    expect")
+        }
     )
     wrong = cli.directory / "endpoints/wrong.yaml"
     text = terminal(cli, "dev", "--test", steps={"nothing works yet": wrong.unlink, "up to date": None})

@@ -139,7 +139,7 @@ tests:
 
 def test_fixtures_of_every_form_with_more_tenants_and_routed_delivery(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    rows = 'tenant_id,event,units\n7,call,1\n7,"a,b",1\n8,call,2\n9,call,\n10,call,3\n\n11,call,4\n'
+    rows = 'tenant_id,event,units\n7,call,1\n7,"a,b",1\n8,call,2\n9,call,\n\n9,call,4\n'
     routed = FILES["datasources/events.yaml"].replace(
         "tenant: tenant_id", "tenant: {column: tenant_id, fanout: routed}"
     )

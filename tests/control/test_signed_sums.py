@@ -45,4 +45,4 @@ def test_a_rollup_of_signed_numbers_and_a_rollup_over_it(tmp_path: Path) -> None
             assert _wrong(rookery) == {(ERROR, f"main.{table}", "rookery doctor --repair")}
             repair(rookery.workspace)
             assert rookery.rows(f"SELECT sum(total) FROM main.{table}") == [(10,)]
-            assert _wrong(rookery) == set()
+        assert _wrong(rookery) == set()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from engine.ingest.formats.body_rows import Chunker
+from tests.support.soak import soak_rounds
 
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
+T = TypeVar("T", bound=Callable[..., None])
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+def quick(test: T) -> T:
+    """A test of generated bodies."""
+    rounds = settings(max_examples=soak_rounds(70), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    marked: T = pytest.mark.soak(rounds(test))
+    return marked
+
 
 text = st.text(st.sampled_from('ab"\\\n\r{}[],: é\U0001f600\u2028\x00'), max_size=8)
 values = st.recursive(

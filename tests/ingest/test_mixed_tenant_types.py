@@ -19,6 +19,8 @@ IDS = {
     "LowCardinality(String)": ["a", "b", "null"],
     "UUID": [f"00000000-0000-0000-0000-00000000000{n}" for n in range(3)],
 }
+FURTHER = ("UInt8", "Int64")
+"""Types that the code handles like wider ones."""
 DATASOURCE = """\
 columns:
   - {{name: tenant_id, type: {type}}}
@@ -28,7 +30,9 @@ engine: {{sorting_key: [tenant_id, id]}}
 """
 
 
-@pytest.fixture(scope="module", params=IDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(t, marks=[pytest.mark.soak_only] if t in FURTHER else []) for t in IDS]
+)
 def rookery(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Rookery, list[str]]]:

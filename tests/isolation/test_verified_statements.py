@@ -15,6 +15,7 @@ from engine.sql.checker import check_tree
 from engine.sql.verify import Verified, verify
 from tests.isolation.two_tenants import SENTINEL, Engine
 from tests.isolation.verifying import BOUND, judged, refused, run, wrapped
+from tests.support.soak import soak_rounds
 
 TRICKS = [
     "SELECT count(), any(s) FROM (WITH notEquals AS equal SELECT * FROM events)",
@@ -110,7 +111,8 @@ FRAMES = st.sampled_from(
 TEXTS = st.builds(lambda frame, inner: str(frame).replace("{}", "".join(inner)), FRAMES, st.lists(PIECES, max_size=9))
 
 
-@settings(max_examples=350, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.soak
+@settings(max_examples=soak_rounds(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sql=TEXTS, other=TEXTS)
 def test_accepted_statements_mean_the_same_in_a_subquery(engine: Engine, sql: str, other: str) -> None:
     try:

@@ -12,7 +12,7 @@ from tests.support.soak import soak_rounds
 from tests.web.project import FOREIGN, TOTALS
 from tests.web.responses import data, refused
 
-REQUESTS = soak_rounds(400)
+REQUESTS = soak_rounds(200)
 PIPES = ("by_kind", "raw", "divided", "keyed")
 
 
