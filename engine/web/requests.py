@@ -76,10 +76,18 @@ class Head:
 
 
 def head_of(scope: Scope) -> Head:
-    """The head of a request, parsed once. Raises RK4009 for two values of a header that must have only one."""
+    """The head of a request, parsed once.
+
+    Raises RK4009 for two values of a header that must have only one, and for too many parameters.
+    """
     head: Head | None = scope.get(_HEAD_KEY)
     if head is None:
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        text = scope["query_string"].decode("latin-1")
+        try:
+            # Limited before the token is checked, because a URL could have 30,000, which take long to decode.
+            query = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        except ValueError as exc:
+            raise _too_many_parameters() from exc
         head = scope[_HEAD_KEY] = Head(_headers(scope["headers"]), query)
     return head
 
@@ -211,8 +219,12 @@ async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
     if "q" in parameters:
         raise RookeryError(BAD_REQUEST, "an endpoint has no parameter `q`", hint="SQL over endpoints: /v0/sql")
     if len(parameters) > MAX_PARAMETERS:
-        raise RookeryError(BAD_REQUEST, f"more than {MAX_PARAMETERS} parameters")
+        raise _too_many_parameters()
     return parameters
+
+
+def _too_many_parameters() -> RookeryError:
+    return RookeryError(BAD_REQUEST, f"more than {MAX_PARAMETERS} parameters")
 
 
 async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:

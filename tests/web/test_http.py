@@ -116,6 +116,10 @@ def test_many_parameters(server: Server) -> None:
     many = "&".join(f"p{n}=1" for n in range(5000))
     refused(server.admin("GET", f"/v0/pipes/by_kind.json?{many}"), 400, "RK4009")
     refused(server.admin("POST", "/v0/pipes/by_kind.json", content=many), 400, "RK4009")
+    # Refused without decoding it, whether or not the token is valid.
+    for token in (None, "x", server.admin_token):
+        refused(server.get("/v0/sql?q=SELECT+1&" + "%=%&" * 1000, token), 400, "RK4009")
+    refused(server.get("/v0/sql?" + "%=%&" * 999), 403, "RK4001")
 
 
 def test_openapi(server: Server) -> None:
