@@ -119,13 +119,14 @@ def restore(
 
 def _restore_server(source: str, directory: Path | None) -> None:
     """Restore the workspace of the settings to their ClickHouse server."""
+    from cli import interrupts
     from engine.backup.restoring import restore
     from engine.warehouse.server_backup import Destination
 
     if directory is not None:
         raise RookeryError(USAGE, f"{directory} has no meaning for a backup of a ClickHouse server")
     settings = options.loaded()
-    with output.progress("restore") as update:
+    with interrupts.raised(), output.progress("restore") as update:
         result = restore(settings, Destination.of(source), update)
     _show(result, f"restored workspace {settings.workspace}")
     if not options.json:

@@ -146,6 +146,13 @@ def _unreachable(url: str, exc: Exception) -> RookeryError:
         hint = f"a URL must start with http:// or https://, for example http://{address}"
     elif isinstance(exc, httpx.LocalProtocolError | httpx.InvalidURL):
         hint = "for example http://127.0.0.1:7181"
+    elif isinstance(exc, httpx.RemoteProtocolError | httpx.ReadError | httpx.ReadTimeout):
+        return RookeryError(
+            NO_SERVER,
+            f"the connection to {url} broke before the answer was complete",
+            hint="the command may have been completed: look before you repeat it",
+            detail=repr(exc),
+        )
     elif "SSL" in str(exc):
         hint = f"the server does not use https: try {url.replace('https:', 'http:', 1)}"
     return RookeryError(NO_SERVER, f"no answer from {url}", hint=hint, detail=repr(exc))

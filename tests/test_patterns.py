@@ -63,6 +63,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
     "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],
     "cli/completion.py:_SAFE": [("", "a", "\n")],
+    "engine/warehouse/server_backup.py:_SLOW_FILE": [("", ".tar", ""), ("", ".tar.", "")],
     "engine/warehouse/server_backup.py:_DESTINATION": [("disk:", "a", "!"), ("file:", "a/", "!"), ("s3:a/", "a.", "!")],
     "engine/warehouse/archive.py:_SUM": [("", "a", ""), ("a" * 64 + "  ", "x", "\n")],
     "engine/warehouse/archive.py:_LINK_TARGET": [("", "../", "x"), ("../store/abc/", "a", "x")],

@@ -18,8 +18,7 @@ from engine.version import version
 from engine.warehouse import ddl
 from engine.warehouse.port import Value, Warehouse
 from engine.warehouse.registry import Registry
-
-KIND, NAME = "backup", "description"
+from engine.workspace.interrupted_backup import KIND, NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from engine.warehouse.archive import pack
 from engine.warehouse.directory_copy import CopiedTable, DirectoryCopy
 from engine.warehouse.errors import file_error
 from engine.warehouse.layout_version import LAYOUT_VERSION
-from engine.warehouse.server_backup import FORMS, Destination, Report
+from engine.warehouse.server_backup import FORMS, Report, new_destination
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.backup")
@@ -62,7 +62,7 @@ class Backups:
         Raises USAGE for another destination, BACKUP_RUNNING, NOT_EMBEDDED for the embedded engine, and the errors of
         `ServerBackup.take`.
         """
-        destination = Destination.of(text)
+        destination = new_destination(text)
         if self._workspace.warehouse.capabilities.embedded:
             raise RookeryError(
                 NOT_EMBEDDED,

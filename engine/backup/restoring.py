@@ -7,7 +7,6 @@ workspace. After a kill at any point, the next restore deletes what there is, an
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from engine.backup import description as descriptions
@@ -20,6 +19,7 @@ from engine.errors import (
     BACKUP_REFUSED,
     BACKUP_RUNNING,
     NOT_EMBEDDED,
+    RESTORE_UNFINISHED,
     ZONE,
     RookeryError,
 )
@@ -30,7 +30,7 @@ from engine.warehouse import ddl
 from engine.warehouse.layout_version import LAYOUT_VERSION, newer_layout_error
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import STATE_TABLE, Registry
-from engine.warehouse.server_backup import Destination, Report, Statement, running
+from engine.warehouse.server_backup import Destination, Report, running, started
 from engine.workspace.opening import open_warehouse
 from engine.workspace.restored_tables import MARK_KIND, restoring_database, temporary_database
 
@@ -55,14 +55,16 @@ def restore(settings: Settings, source: Destination, report: Report) -> dict[str
     return {**description.as_dict(), "source": str(source)}
 
 
-@dataclass(frozen=True, slots=True)
 class _Restore:
     """One restore of a workspace."""
 
-    warehouse: Warehouse
-    workspace: str
-    source: Destination
-    report: Report
+    def __init__(self, warehouse: Warehouse, workspace: str, source: Destination, report: Report) -> None:
+        self.warehouse = warehouse
+        self.workspace = workspace
+        self.source = source
+        self.report = report
+        self._mark_uuid = ""
+        """Of the database that marks the workspace as incomplete. Another restore would create another one."""
 
     def run(self) -> Description:
         """Restore the workspace. Returns the description of the backup."""
@@ -71,18 +73,20 @@ class _Restore:
             description = self._read_description()
             self._run(f"RESTORE {databases_list(description)} FROM {self.source.sql()}", "restoring")
             restored = stored_tables(self.warehouse, description.databases)
-            _compare(description.tables, restored)
+            _compare(description, restored)
             self._reload(restored)
             for log in {*description.logs.values()} & restored.keys():
                 _require_numbers(self.warehouse, log, restored[log])
             self.report("adapting offsets", 0, 0)
+            self._require_mark()
             renumber(self.warehouse, description, restored)
-        except RookeryError:
+            self._require_mark()
+        except BaseException:
             # If the server cannot be reached, the next restore does this.
             with suppress(RookeryError):
-                self._remove_all()
+                self._give_up()
             raise
-        self.warehouse.execute(ddl.drop_database(restoring_database(self.workspace)))
+        self._remove_mark()
         return description
 
     def _begin(self) -> None:
@@ -96,20 +100,66 @@ class _Restore:
                 hint="wait until it ends: SELECT * FROM system.backups",
                 headers={"Retry-After": "30"},
             )
-        taken = own_databases(self.warehouse, self.workspace) if is_ours is None else []
-        if taken or is_ours is False:
+        if is_ours is False:
             raise RookeryError(
                 ALREADY_EXISTS,
-                f"database `{taken[0] if taken else mark.resource}` already exists",
+                f"database `{mark.resource}` already exists, and is not that of an interrupted restore",
+                hint="restore to another server",
+            )
+        if is_ours is None:
+            self._refuse_existing()
+        self._remove_databases()
+        self._remove_mark()
+        self.warehouse.execute(ddl.create_database(mark.resource, mark))
+        self._mark_uuid = self._found_mark()
+        try:
+            # A rookery that has opened the workspace in between has not seen the mark.
+            self._refuse_existing()
+        except RookeryError:
+            self._remove_mark()
+            raise
+
+    def _refuse_existing(self) -> None:
+        """Raise ALREADY_EXISTS if the workspace has a database."""
+        taken = own_databases(self.warehouse, self.workspace)
+        if taken:
+            more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+            raise RookeryError(
+                ALREADY_EXISTS,
+                f"database `{taken[0]}`{more} of workspace `{self.workspace}` already exists",
                 hint="nothing is overwritten: restore to another server, or drop the databases of the workspace",
             )
-        self._remove_all()
-        self.warehouse.execute(ddl.create_database(mark.resource, mark))
 
-    def _remove_all(self) -> None:
-        """Remove the workspace and, last of all, the mark."""
+    def _found_mark(self) -> str:
+        """The UUID of the database that marks the workspace as incomplete; empty without one."""
+        rows = self.warehouse.query(
+            "SELECT toString(uuid) FROM system.databases WHERE name = {d:String}",
+            {"d": restoring_database(self.workspace)},
+        ).rows
+        return str(rows[0][0]) if rows else ""
+
+    def _require_mark(self) -> None:
+        """Raise RESTORE_UNFINISHED if another restore has replaced the mark. It removes what this one restored."""
+        if self._found_mark() != self._mark_uuid:
+            raise RookeryError(
+                RESTORE_UNFINISHED,
+                f"another `rookery restore` has started to restore workspace `{self.workspace}`",
+                hint="wait until it ends: one at a time",
+            )
+
+    def _give_up(self) -> None:
+        """Remove the workspace, unless another restore or a statement out of reach may still be creating it."""
+        self._require_mark()
+        if not running(self.warehouse, self.workspace):
+            self._remove_databases()
+            self._remove_mark()
+
+    def _remove_databases(self) -> None:
         for database in own_databases(self.warehouse, self.workspace):
             self.warehouse.execute(ddl.drop_database(database))
+
+    def _remove_mark(self) -> None:
+        """Allow programs to open the workspace."""
         self.warehouse.execute(ddl.drop_database(restoring_database(self.workspace)))
 
     def _read_description(self) -> Description:
@@ -137,11 +187,14 @@ class _Restore:
         """
         for done, name in enumerate(restored):
             self.report("loading tables", done, len(restored))
+            self._require_mark()
             self.warehouse.execute(f"DETACH TABLE {name.sql()}")
             self.warehouse.execute(f"ATTACH TABLE {name.sql()}")
 
     def _run(self, sql: str, what: str) -> None:
-        Statement(self.warehouse, sql, self.workspace).wait(what, self.report)
+        self._require_mark()
+        with started(self.warehouse, sql, self.source, self.workspace) as statement:
+            statement.wait(what, self.report)
 
 
 def _require_numbers(warehouse: Warehouse, log: Name, table: StoredTable) -> None:
@@ -158,12 +211,15 @@ def _require_numbers(warehouse: Warehouse, log: Name, table: StoredTable) -> Non
         )
 
 
-def _compare(before: Tables, restored: Tables) -> None:
+def _compare(description: Description, restored: Tables) -> None:
     """Raise BACKUP_DAMAGED if tables do not have the rows that they had at the moment of the backup."""
-    for name, table in before.items():
+    registry = Name(description.workspace, STATE_TABLE)
+    for name, table in description.tables.items():
         found = restored.get(name)
-        # Merges may have changed the number of rows in the other tables.
-        if found is None or (table.keeps_rows and found.rows != table.rows):
+        # The description itself is one row of the registry.
+        most = table.rows + int(name == registry)
+        # Merges and TTLs may have removed rows of the other tables.
+        if found is None or found.rows > most or (table.keeps_rows and found.rows != table.rows):
             raise RookeryError(
                 BACKUP_DAMAGED,
                 f"{name} has {counted(found.rows if found else 0, 'row')} in the backup, and had {table.rows:,} then",

@@ -15,7 +15,15 @@ from typing import Any
 import structlog
 
 from engine.backup import description as descriptions
-from engine.backup.description import Description, Tables, describe, log_names, own_databases, stored_tables
+from engine.backup.description import (
+    Description,
+    StoredTable,
+    Tables,
+    describe,
+    log_names,
+    own_databases,
+    stored_tables,
+)
 from engine.control.planning import desired_schema
 from engine.control.unfinished_history import deliver_unfinished
 from engine.errors import BACKUP_REFUSED, NOT_DELIVERED, RookeryError
@@ -23,11 +31,12 @@ from engine.fanout.batch_completion import UNCERTAIN_KIND
 from engine.fanout.router import Router, router_of
 from engine.observe import events
 from engine.plan.coverage import Coverage
-from engine.schema import Schema, View
+from engine.schema import Name, Schema, View
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.layout_version import LAYOUT_VERSION
 from engine.warehouse.port import Value, Warehouse
-from engine.warehouse.server_backup import Destination, Report, Statement
+from engine.warehouse.registry import STATE_TABLE
+from engine.warehouse.server_backup import Destination, Report, Statement, started
 from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
@@ -94,9 +103,11 @@ class ServerBackup:
         warehouse = workspace.warehouse
         description = describe(warehouse, workspace.name, LAYOUT_VERSION, log_names(views))
         descriptions.write(workspace.registry, description)
-        statement = Statement(warehouse, backup_statement(description, self.destination), workspace.name)
-        statement.wait_until_pinned(PIN_TIMEOUT_SECONDS)
-        _refuse_foreign_inserts(warehouse, description, statement)
+        sql = backup_statement(description, self.destination)
+        # After an error it is stopped before the tables change again.
+        with started(warehouse, sql, self.destination, workspace.name) as statement:
+            statement.wait_until_pinned(PIN_TIMEOUT_SECONDS)
+            _refuse_foreign_inserts(warehouse, description)
         return description, statement
 
 
@@ -187,12 +198,20 @@ def _has_grown(view: View, before: Tables, now: Tables) -> bool:
     return before.get(source) != now.get(source)
 
 
-def _refuse_foreign_inserts(warehouse: Warehouse, description: Description, statement: Statement) -> None:
-    """Raise NOT_DELIVERED if another program has stored rows meanwhile: it may be delivered by half."""
+def _refuse_foreign_inserts(warehouse: Warehouse, description: Description) -> None:
+    """Raise NOT_DELIVERED if another program has stored rows meanwhile: they may be delivered by half."""
     now = stored_tables(warehouse, description.databases)
-    changed = [n for n, t in description.tables.items() if t.keeps_rows and now.get(n) != t]
+    registry = Name(description.workspace, STATE_TABLE)
+    # The description itself is one block of the registry.
+    changed = [n for n, t in description.tables.items() if _has_changed(t, now.get(n), int(n == registry))]
     if changed:
-        statement.cancel()
         raise _not_delivered(
             f"another program has changed {changed[0]} meanwhile", "stop other programs that write, and try again"
         )
+
+
+def _has_changed(before: StoredTable, now: StoredTable | None, blocks: int) -> bool:
+    """Whether a table has received more than a number of blocks, or is another one."""
+    if now is None or now.uuid != before.uuid or now.newest_block > before.newest_block + blocks:
+        return True
+    return before.keeps_rows and now.rows != before.rows

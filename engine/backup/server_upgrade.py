@@ -18,7 +18,7 @@ from engine.settings import Settings
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import STATE_TABLE, Registry
-from engine.warehouse.server_backup import Destination, Statement
+from engine.warehouse.server_backup import Destination, started
 from engine.workspace.opening import open_warehouse
 from engine.workspace.restored_tables import temporary_database
 
@@ -69,7 +69,8 @@ def _read(warehouse: Warehouse, workspace: str, source: Destination) -> Descript
     try:
         copied, original = Name(temporary, STATE_TABLE), Name(workspace, STATE_TABLE)
         sql = f"RESTORE TABLE {original.sql()} AS {copied.sql()} FROM {source.sql()}"
-        Statement(warehouse, sql, workspace).wait("reading the backup", lambda *_: None)
+        with started(warehouse, sql, source, workspace) as statement:
+            statement.wait("reading the backup", lambda *_: None)
         return descriptions.read(Registry(warehouse, temporary))
     finally:
         warehouse.execute(ddl.drop_database(temporary))

@@ -171,13 +171,13 @@ _OVERLOAD = frozenset(
 """The engine's numbers for INSERTs that fail because of load: memory, merges, threads, cancellation."""
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
-_NUMBER = re.compile(r"Code: (\d+)\. ")
+_NUMBER = re.compile(r"Code: (\d+)[.,] ")
 # Matches the beginning of the part of a message that callers do not see. White space before it is stripped
 # separately, because a pattern that begins with white space would take quadratic time.
 _TAIL = re.compile(
     r"In scope |In query (?=WITH |SELECT )|\(in query: "
     r"|Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of|\(for url "
-    r"|\([A-Z][A-Z0-9_]{3,}\)\s*+(?:\Z|\(version \d)"
+    r"|\([A-Z][A-Z0-9_]{3,}\)\s*+(?:\Z|\(version \d|, Stack trace)"
 )
 _HTTP_STATUS = re.compile(r"^HTTP driver received HTTP status (\d+)")
 _LINE = re.compile(r"\(line (\d+), col (\d+)\)")

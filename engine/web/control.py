@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.errors import INTERNAL, RookeryError
-from engine.observe import requests
 from engine.web.access import reads_all
+from engine.web.errors import note
 from engine.web.known_fields import check_query
 from engine.web.services import Services, services_of
 
@@ -84,7 +84,7 @@ async def _progress_lines(services: Services, work: Work, *, public: bool) -> As
         try:
             lines.put({"result": work(_Lines(lines))})
         except RookeryError as exc:
-            requests.note_error(exc.code.id)
+            note(exc)
             lines.put({"failure": {**exc.as_dict(public=public), "status": exc.code.status}})
         except Exception as exc:
             failure = RookeryError(INTERNAL, "internal error", detail=repr(exc))

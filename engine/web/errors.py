@@ -38,16 +38,22 @@ def error_body(exc: RookeryError, settings: Settings, *, public: bool = True) ->
     return body
 
 
-def rendered(exc: RookeryError, scope: Scope) -> Response:
-    """The response for an error of a request."""
+def note(exc: RookeryError) -> None:
+    """Record and log an error that a response reports."""
     requests.note_error(exc.code.id)
-    if isinstance(exc, PipeError):
-        return JSONResponse(exc.body, exc.status)
     if exc.is_server_fault:
         log.error("failed", error=exc, detail=exc.detail)
     # The engine's message may name other tenants' objects, so it is logged but never part of a response.
     elif exc.detail:
         log.info("refused", error=exc, detail=exc.detail)
+
+
+def rendered(exc: RookeryError, scope: Scope) -> Response:
+    """The response for an error of a request."""
+    if isinstance(exc, PipeError):
+        requests.note_error(exc.code.id)
+        return JSONResponse(exc.body, exc.status)
+    note(exc)
     body = error_body(exc, scope["app"].state.settings, public=not reads_all(scope))
     return JSONResponse(body, exc.code.status, headers=exc.headers)
 

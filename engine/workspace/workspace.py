@@ -23,6 +23,7 @@ from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.workspace.analyser import Analyser
+from engine.workspace.interrupted_backup import end_interrupted_backup
 from engine.workspace.layout import Opening, migrate
 from engine.workspace.pending_appends import PendingAppends
 from engine.workspace.restored_tables import refuse_unfinished_restore
@@ -55,7 +56,10 @@ class Workspace:
         """Held during a push, a change to tenants or a repair: one at a time."""
         refuse_unfinished_restore(warehouse, settings.workspace)
         self.registry = Registry(warehouse, settings.workspace)
+        # Again: a restore that has begun since then sees the database, or is seen here.
+        refuse_unfinished_restore(warehouse, settings.workspace)
         migrate(Opening(warehouse, self.registry, settings))
+        end_interrupted_backup(self.registry, warehouse, settings.workspace)
         # Only now: the migration has refused a database that runs in another zone than the workspace.
         warehouse.keep_zone()
         self.verifier = Verifier(warehouse)

@@ -10,22 +10,26 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from engine.backup import description as descriptions
 from engine.backup.embedded import backups_of
-from engine.errors import NOT_DELIVERED, RESTORE_UNFINISHED, USAGE, RookeryError
+from engine.backup.restoring import restore
+from engine.errors import BACKUP_RUNNING, NOT_DELIVERED, RESTORE_UNFINISHED, UNREACHABLE, USAGE, RookeryError
 from engine.schema import Mark
 from engine.settings import Settings
+from engine.warehouse import server_backup
+from engine.warehouse.port import Rows, Value, Warehouse
 from engine.warehouse.server import ServerWarehouse
-from engine.warehouse.server_backup import Destination, Statement
+from engine.warehouse.server_backup import Destination, Statement, new_destination, started, wait_for_beginnings
+from engine.workspace.interrupted_backup import end_interrupted_backup
 from engine.workspace.opening import open_workspace
 from tests.cli.backups import fill
 from tests.cli.billing import EVENTS, FILES, assert_exact, assert_kinds_exact
@@ -43,10 +47,27 @@ columns:
   - {name: price, type: UInt64}
 engine: {type: MergeTree, sorting_key: [plan]}
 """
+SHARES = """
+shared: true
+columns:
+  - {name: event, type: LowCardinality(String)}
+  - {name: shares, type: UInt64}
+engine: {type: SummingMergeTree, sorting_key: [event], columns: [shares]}
+"""
+# Fails for the row with as many units as DIVISOR.
+SHARES_PIPE = """
+nodes:
+  - name: shares_of
+    sql: SELECT event, sum(abs(intDiv(1000, toInt64(units) - 500))) AS shares FROM events GROUP BY event
+materialize: {target: shares}
+"""
+DIVISOR = 500
 ROUTED = {
     **FILES,
     "datasources/events.yaml": EVENTS.replace("tenant: tenant_id", "tenant: {column: tenant_id, fanout: routed}"),
     "datasources/plans.yaml": PLANS,
+    "datasources/shares.yaml": SHARES,
+    "pipes/shares_pipe.yaml": SHARES_PIPE,
 }
 
 
@@ -62,6 +83,7 @@ def keyed(server: Server, key: str, datasource: str = "events", **row: Any) -> d
     return answer
 
 
+DESTINATION = Destination.of("disk:backups/a")
 KEYS = {
     "old": {"tenant_id": 1, "event": "old", "units": 5},
     "plan": {"datasource": "plans", "plan": "pro", "price": 7},
@@ -78,10 +100,13 @@ def assert_intact(server: Server) -> None:
 
 @dataclass
 class Saved:
-    """A backup, and what the workspace answered at its moment."""
+    """The workspace that is backed up, two of its backups, and what it answered at the moment of the first one."""
 
+    url: str
+    """Of its ClickHouse server."""
+    server: Server
     directory: Path
-    """Where the disk `backups` of every server is."""
+    """Where the disk `backups` of every ClickHouse server is."""
     description: dict[str, Any]
     answers: dict[str, Any]
 
@@ -100,7 +125,7 @@ def answers(server: Server) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
     """A backup made after the ClickHouse server and rookery have been started again."""
     directory = tmp_path_factory.mktemp("backed_up")
     (directory / "disk").mkdir()
@@ -119,9 +144,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     ):
         cli = for_server(server, directory / "project")
         description = cli("--json", "backup", "disk:backups/nightly/1").json
-        assert "RK7021" in cli("backup", "disk:backups/nightly/1", code=4).err
-        assert_intact(server)
-        return Saved(directory / "disk", description, answers(server))
+        assert "disk:backups/nightly/1 already" in cli("backup", "disk:backups/nightly/1", code=4).err
+        yield Saved(url, server, directory / "disk", description, answers(server))
 
 
 @contextmanager
@@ -132,32 +156,58 @@ def empty_server(saved: Saved, directory: Path) -> Iterator[Cli]:
         yield Cli(directory / "project", server_settings(url))
 
 
-def test_a_restored_workspace_has_everything_and_continues(saved: Saved, tmp_path: Path) -> None:
-    with empty_server(saved, tmp_path) as cli:
+@pytest.fixture(scope="module")
+def copy(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """The command line with a server to which the backup has been restored."""
+    with empty_server(saved, tmp_path_factory.mktemp("copy")) as cli:
         restored = cli("--json", "restore", "disk:backups/nightly/1").json
         assert restored["tables"] == saved.description["tables"]
-        assert "RK7021" in cli("restore", "disk:backups/nightly/1", code=4).err
-        with running(tmp_path / "home", **cli.environment) as server:
-            assert answers(server) == saved.answers
-            assert_intact(server)
-            for key, row in KEYS.items():
-                assert keyed(server, key, **row)["repeated"] is True
-            assert answers(server) == saved.answers
-            server.events("events", [{"tenant_id": t, "event": "b", "units": n} for n in range(5) for t in (1, 2, 8)])
-            keyed(server, "later", tenant_id=2, event="later", units=1)
-            assert_intact(server)
-        # The next start must not deliver the newest batch again.
-        with running(tmp_path / "home", **cli.environment) as server:
-            assert_intact(server)
-            server.tenant("3", "tables")
-            server.events("events", [{"tenant_id": 3, "event": "b", "units": 1}])
-            assert_exact(server, [1, 2, 3], [8])
+        yield cli
+
+
+def test_a_restored_workspace_has_everything_and_continues(saved: Saved, copy: Cli, tmp_path: Path) -> None:
+    assert "RK7021" in copy("restore", "disk:backups/nightly/1", code=4).err
+    with running(tmp_path / "home", **copy.environment) as server:
+        for key, row in KEYS.items():
+            assert keyed(server, key, **row)["repeated"] is True
+        assert answers(server) == saved.answers
+        server.events("events", [{"tenant_id": t, "event": "b", "units": n} for n in range(5) for t in (1, 2, 8)])
+        keyed(server, "later", tenant_id=2, event="later", units=1)
+        assert_intact(server)
+    # The next start must not deliver the newest batch again.
+    with running(tmp_path / "home", **copy.environment) as server:
+        server.tenant("3", "tables")
+        server.events("events", [{"tenant_id": 3, "event": "b", "units": 1}])
+        assert_exact(server, [1, 2, 3], [8])
+
+
+@pytest.fixture(scope="module")
+def suspended(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A second backup, in which a view is suspended. Backups that are refused come before it."""
+    cli, url = for_server(saved.server, tmp_path_factory.mktemp("suspended") / "project"), saved.url
+    for place in ("disk:default/x", "s3:nowhere/x"):
+        assert "RK6025 the ClickHouse server does not" in (err := cli("backup", place, code=1).err) and place in err
+    assert "engine code 36" in saved.server.log()
+    # BACKUP writes no rows for tables that are not loaded.
+    mark = Mark("main", "main_nest_9", "database").text()
+    ask(url, f"CREATE DATABASE main_nest_9 ENGINE = Atomic SETTINGS lazy_load_tables = 1 COMMENT '{mark}'")
+    assert "RK6025" in cli("backup", "disk:backups/refused", code=1).err
+    ask(url, "DROP DATABASE main_nest_9 SYNC")
+    # A tenant whose tables refuse its rows: the tokens of the delivery that is repeated would be forgotten.
+    ask(url, "ALTER TABLE main_nest_1.events ADD CONSTRAINT broken CHECK units < 300")
+    saved.server.events("events", [{"tenant_id": 1, "event": "a", "units": 301}])
+    assert "RK6023" in cli("backup", "disk:backups/refused", code=6).err
+    ask(url, "ALTER TABLE main_nest_1.events DROP CONSTRAINT broken")
+    cli("fanout", "retry")
+    # A view that fails is suspended. It does not prevent a backup.
+    suspend(saved.server)
+    cli("backup", "disk:backups/suspended")
+    ask(url, "BACKUP DATABASE main TO Disk('backups', 'plain')")
+    return saved
 
 
 def killed_restore(url: str, write: int) -> None:
     """Restore in this process, which is killed just before its n-th write."""
-    from engine.backup.restoring import restore
-
     left, seen = write, set[str]()
 
     def counted(name: str) -> None:
@@ -178,7 +228,7 @@ def killed_restore(url: str, write: int) -> None:
 
     for name in ("execute", "insert", "query"):
         counted(name)
-    restore(settings_of(url), Destination.of("disk:backups/nightly/1"), lambda *_: None)
+    restore(settings_of(url), Destination.of("disk:backups/suspended"), lambda *_: None)
 
 
 def settings_of(url: str) -> Settings:
@@ -202,21 +252,61 @@ def ends_killed(url: str, write: int) -> bool:
     return False
 
 
-def test_a_restore_that_is_killed_at_any_write_starts_again(saved: Saved, tmp_path: Path) -> None:
-    with empty_server(saved, tmp_path) as cli:
+def test_a_restore_that_is_killed_or_repeated_starts_again(suspended: Saved, tmp_path: Path) -> None:
+    with empty_server(suspended, tmp_path) as cli:
         url = cli.environment["ROOKERY_CLICKHOUSE_URL"]
+        for arguments, code in REFUSED_RESTORES:
+            assert code in cli("restore", arguments["from"], code=1, **arguments.get("settings", {})).err
         write, refused = 1, 0
         while ends_killed(url, write):
-            # Outside of `make soak`, every second write.
-            write += 1 if soaking() else 2
+            # Outside of `make soak`, every fifth write.
+            write += 1 if soaking() else 5
             assert write < 20
-            with open_or_refuse(url) as code:
-                refused += code == RESTORE_UNFINISHED.id
-        assert refused > 2, "between its first and its last write, nothing opens the workspace"
+            with open_or_refuse(url) as found:
+                refused += found == RESTORE_UNFINISHED.id
+        assert refused > 1, "between its first and its last write, nothing opens the workspace"
+        ask(url, "DROP DATABASE main_nest_1 SYNC"), ask(url, "DROP DATABASE main_nest_2 SYNC")
+        ask(url, "DROP DATABASE main SYNC")
+        assert restore_during(url, interrupt) is KeyboardInterrupt
+        assert ask(url, "SELECT name FROM system.databases WHERE name LIKE 'main%' AND name != 'main_empty'") == ""
+        assert restore_during(url, lambda: restore_during(url, lambda: None)) is RESTORE_UNFINISHED
         with running(tmp_path / "home", **cli.environment) as server:
-            assert answers(server) == saved.answers
-            assert_intact(server)
+            assert_exact(server, [1, 2], [8])
             assert all(keyed(server, key, **row)["repeated"] for key, row in KEYS.items())
+            # The rows that the suspended view is missing are unknown, so its target is recomputed.
+            repaired = SHARES_PIPE.replace("- 500", "- 600")
+            server.push({**ROUTED, "pipes/shares_pipe.yaml": repaired}, allow=["shares_pipe"])
+            sums = "SELECT event, sum(abs(intDiv(1000, toInt64(units) - 600))) AS s FROM events GROUP BY 1 ORDER BY 1"
+            assert server.sql("SELECT event, sum(shares) AS s FROM shares GROUP BY 1 ORDER BY 1") == server.sql(sums)
+
+
+REFUSED_RESTORES: list[tuple[dict[str, Any], str]] = [
+    ({"from": "disk:backups/plain"}, "RK7020"),
+    ({"from": "disk:backups/suspended", "settings": {"ROOKERY_WORKSPACE": "another"}}, "RK7020"),
+    ({"from": "disk:backups/missing"}, "RK1008"),
+    ({"from": "disk:default/x"}, "RK6025"),
+]
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def restore_during(url: str, act: Callable[[], Any]) -> Any:
+    """Restore, and do something before the tables are loaded again. Returns the kind of the error, or nothing."""
+    acts = [act]
+
+    def report(what: str, done: int, total: int) -> None:
+        if what == "loading tables" and acts:
+            acts.pop()()
+
+    try:
+        restore(settings_of(url), Destination.of("disk:backups/suspended"), report)
+    except RookeryError as exc:
+        return exc.code
+    except KeyboardInterrupt:
+        return KeyboardInterrupt
+    return None
 
 
 @contextmanager
@@ -232,14 +322,6 @@ def open_or_refuse(url: str) -> Iterator[str]:
     workspace.close()
 
 
-VIEW = """
-nodes:
-  - name: shares_of
-    sql: SELECT event, sum(intDiv(100, events.units)) AS events, sum(events.units) AS units FROM events GROUP BY event
-materialize: {target: kinds}
-"""
-
-
 def ask(url: str, sql: str) -> str:
     """The answer of the ClickHouse server to another program."""
     answer = httpx.post(url, content=sql, auth=WRITER, trust_env=False)
@@ -247,82 +329,109 @@ def ask(url: str, sql: str) -> str:
     return answer.text
 
 
-def test_what_a_restore_could_not_continue_is_refused(saved: Saved, tmp_path: Path) -> None:
-    with (
-        serve(tmp_path / "clickhouse", backups=saved.directory) as url,
-        running(tmp_path / "home", **server_settings(url)) as server,
-    ):
-        server.push({**ROUTED, "pipes/kinds_pipe.yaml": VIEW})
-        server.tenant("1", "tables")
-        server.events("events", [{"tenant_id": 1, "event": "a", "units": 1}])
-        cli = for_server(server, tmp_path / "project")
-        assert "allowed" in cli("backup", "disk:default/x", code=1).err
-        # BACKUP writes no rows for tables that are not loaded.
-        mark = Mark("main", "main_nest_9", "database").text()
-        ask(url, f"CREATE DATABASE main_nest_9 ENGINE = Atomic SETTINGS lazy_load_tables = 1 COMMENT '{mark}'")
-        assert "RK6025" in cli("backup", "disk:backups/refused", code=1).err
-        ask(url, "DROP DATABASE main_nest_9 SYNC")
-        # A tenant whose tables refuse its rows: the tokens of the delivery that is repeated would be forgotten.
-        ask(url, "ALTER TABLE main_nest_1.events ADD CONSTRAINT broken CHECK units < 5")
-        server.events("events", [{"tenant_id": 1, "event": "a", "units": 7}])
-        assert "RK6023" in cli("backup", "disk:backups/refused", code=6).err
-        ask(url, "ALTER TABLE main_nest_1.events DROP CONSTRAINT broken")
-        cli("fanout", "retry")
-        # A view that fails is suspended. It does not prevent a backup.
-        suspend(server)
-        done = cli("--json", "backup", "disk:backups/suspended").json
-        assert done["tables"]["main.events"]["rows"] == 3
-        ask(url, "BACKUP DATABASE main TO Disk('backups', 'plain')")
-    with empty_server(saved, tmp_path / "other") as cli:
-        assert "RK7020" in cli("restore", "disk:backups/plain", code=1).err
-        assert "RK7020" in cli("restore", "disk:backups/suspended", code=1, ROOKERY_WORKSPACE="another").err
-        assert "RK1008" in cli("restore", "disk:backups/missing", code=1).err
-        url = cli.environment["ROOKERY_CLICKHOUSE_URL"]
-        assert ask(url, "SELECT name FROM system.databases WHERE name LIKE 'main%' AND name != 'main_empty'") == ""
-        cli("restore", "disk:backups/suspended")
-        with running(tmp_path / "restored", **cli.environment) as server:
-            repaired = VIEW.replace("100, events.units", "100, events.units + 1")
-            server.push({**ROUTED, "pipes/kinds_pipe.yaml": repaired}, allow=["kinds_pipe"])
-            sums = server.sql("SELECT event, sum(events) AS e, sum(units) AS u FROM kinds GROUP BY event")
-            assert sums == [{"event": "a", "e": 50 + 12 + 100, "u": 8}]
-
-
 def suspend(server: Server) -> None:
     """Append a row on which a view fails, until the view is suspended."""
     deadline = time.monotonic() + 60
+    body = json.dumps({"tenant_id": 1, "event": "a", "units": DIVISOR})
     while not server.admin_json("GET", "/v0/fanout")["suspended"]:
         assert time.monotonic() < deadline
-        server.admin(
-            "POST", "/v0/events", params={"name": "events"}, content='{"tenant_id": 1, "event": "a", "units": 0}'
-        )
+        server.admin("POST", "/v0/events", params={"name": "events"}, content=body)
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def copy(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """The command line with a server to which the backup has been restored."""
-    with empty_server(saved, tmp_path_factory.mktemp("copy")) as cli:
-        cli("restore", "disk:backups/nightly/1")
-        yield cli
+class FakeServer:
+    """Answers the queries of a statement, in this order; the last answer is repeated. After KILL, it ends soon."""
+
+    def __init__(self, *answers: str | RookeryError) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def query(self, sql: str, bindings: Mapping[str, Value] | None = None) -> Rows:
+        self.asked.append(sql.split(" ")[0])
+        if sql.startswith("KILL"):
+            self.answers = ["CREATING_BACKUP", "BACKUP_CANCELLED"]
+            return Rows((), (), [])
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, RookeryError):
+            raise answer
+        files = int(not sql.startswith("SELECT count()"))
+        return Rows((), (), [(answer, files, 0, "")] if sql.startswith("SELECT") else [])
+
+    def as_warehouse(self) -> Warehouse:
+        return cast(Warehouse, self)
 
 
-def test_rows_of_another_program_during_a_backup_are_noticed(copy: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = copy.environment["ROOKERY_CLICKHOUSE_URL"]
-    workspace = open_workspace(settings_of(url))
+LOST = RookeryError(UNREACHABLE, "lost")
+
+
+def test_a_statement_that_is_not_wanted_anymore_ends_first() -> None:
+    fake = FakeServer("CREATING_BACKUP")
+    with pytest.raises(ZeroDivisionError), started(fake.as_warehouse(), "BACKUP", DESTINATION, "main"):
+        raise ZeroDivisionError
+    assert fake.asked == ["BACKUP", "KILL", "SELECT", "SELECT"]
+    assert fake.answers == ["BACKUP_CANCELLED"]
+
+
+def test_a_statement_whose_start_is_uncertain_is_stopped() -> None:
+    fake = FakeServer(LOST, "CREATING_BACKUP")
+    with pytest.raises(RookeryError), started(fake.as_warehouse(), "BACKUP", DESTINATION, "main"):
+        raise AssertionError
+    assert fake.answers == ["BACKUP_CANCELLED"]
+
+
+def test_a_statement_continues_while_its_server_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_backup, "RETRY_SECONDS", 0)
+    fake = FakeServer("", LOST, LOST, "CREATING_BACKUP", LOST, "BACKUP_CREATED")
+    with started(fake.as_warehouse(), "BACKUP", DESTINATION, "main") as statement:
+        assert statement.wait("backing up", lambda *_: None).status == "BACKUP_CREATED"
+    monkeypatch.setattr(server_backup, "GRACE_SECONDS", -1)
+    with pytest.raises(RookeryError, match="lost"):
+        statement = Statement(FakeServer(LOST).as_warehouse(), "BACKUP", DESTINATION, "main")
+        statement.wait("backing up", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (
+            "Code: 497. DB::Exception: writer: Not enough privileges: grant BACKUP ON main.*. (ACCESS_DENIED)",
+            "RK6025",
+        ),
+        (
+            "Code: 598. DB::Exception: Backup x is being written already. (BACKUP_ALREADY_EXISTS), Stack trace",
+            "RK7021",
+        ),
+        ("std::exception. Code: 1001, type: filesystem_error, e.what() = filesystem error: File exists", "RK6009"),
+        ("Code: 243. DB::Exception: Cannot reserve 1 GiB, not enough space. (NOT_ENOUGH_SPACE)", "RK6008"),
+    ],
+)
+def test_errors_of_a_statement_name_the_destination(text: str, code: str) -> None:
+    class Failing(FakeServer):
+        def query(self, sql: str, bindings: Mapping[str, Value] | None = None) -> Rows:
+            return Rows((), (), [("BACKUP_FAILED", 0, 0, text)])
+
+    with pytest.raises(RookeryError, match="disk:backups/a") as caught:
+        Statement(Failing("").as_warehouse(), "BACKUP", DESTINATION, "main").state()
+    assert caught.value.code.id == code
+    assert "Stack trace" not in caught.value.message
+
+
+def test_the_next_start_waits_for_a_backup_that_begins(copy: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = open_workspace(settings_of(copy.environment["ROOKERY_CLICKHOUSE_URL"]))
     try:
-        wait = Statement.wait_until_pinned
-
-        def interrupted(self: Statement, timeout_seconds: float) -> None:
-            wait(self, timeout_seconds)
-            ask(url, "INSERT INTO main.events (tenant_id, event) VALUES (1, 'foreign')")
-
-        monkeypatch.setattr(Statement, "wait_until_pinned", interrupted)
-        with pytest.raises(RookeryError) as caught:
-            backups_of(workspace).take("disk:backups/foreign", lambda: None, lambda *_: None)
-        assert caught.value.code.id == NOT_DELIVERED.id
-        assert descriptions.KIND not in workspace.registry.read_all([descriptions.KIND])
+        # What a killed backup leaves.
+        workspace.registry.write(descriptions.KIND, {descriptions.NAME: {}})
+        end_interrupted_backup(workspace.registry, workspace.warehouse, "main")
+        assert workspace.registry.read(descriptions.KIND) == {}
     finally:
         workspace.close()
+    fake = FakeServer("1", "1", "0")
+    wait_for_beginnings(fake.as_warehouse(), "main")
+    assert fake.answers == ["0"]
+    monkeypatch.setattr(server_backup, "STOP_SECONDS", -1)
+    with pytest.raises(RookeryError) as caught:
+        wait_for_beginnings(FakeServer("1").as_warehouse(), "main")
+    assert caught.value.code.id == BACKUP_RUNNING.id
 
 
 def test_an_upgrade_relies_on_a_backup_of_this_workspace(copy: Cli) -> None:
@@ -339,6 +448,28 @@ def test_an_upgrade_relies_on_a_backup_of_this_workspace(copy: Cli) -> None:
     assert (done["steps"], done["backup"]["rows_since"]) == ([step], 1)
     assert "nothing to migrate" in copy("upgrade").err
     assert ask(url, "SELECT name FROM system.databases WHERE name = 'main_backup'") == ""
+
+
+@pytest.mark.parametrize("columns", ["events (tenant_id, event)", "kinds (units, event)"])
+def test_rows_of_another_program_during_a_backup_are_noticed(
+    copy: Cli, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    url = copy.environment["ROOKERY_CLICKHOUSE_URL"]
+    workspace = open_workspace(settings_of(url))
+    try:
+        wait = Statement.wait_until_pinned
+
+        def interrupted(self: Statement, timeout_seconds: float) -> None:
+            wait(self, timeout_seconds)
+            ask(url, f"INSERT INTO main.{columns} VALUES (1, 'foreign')")
+
+        monkeypatch.setattr(Statement, "wait_until_pinned", interrupted)
+        with pytest.raises(RookeryError) as caught:
+            backups_of(workspace).take(f"disk:backups/{columns[:3]}", lambda: None, lambda *_: None)
+        assert caught.value.code.id == NOT_DELIVERED.id
+        assert descriptions.KIND not in workspace.registry.read_all([descriptions.KIND])
+    finally:
+        workspace.close()
 
 
 @pytest.mark.parametrize(
@@ -365,6 +496,16 @@ def test_other_destinations_are_refused_without_repeating_them(text: str) -> Non
         Destination.of(text)
     assert caught.value.code.id == USAGE.id
     assert "top-secret" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "b/a.tar.zst", "a.tzst", "a.txz"])
+def test_files_that_are_restored_too_slowly_are_not_written(name: str) -> None:
+    with pytest.raises(RookeryError, match="slowly") as caught:
+        new_destination(f"disk:backups/{name}")
+    assert caught.value.code.id == USAGE.id
+    assert Destination.of(f"disk:backups/{name}").path == name
+    for good in ("a.tar", "a.zip", "a.2026", "a", "a.test"):
+        assert new_destination(f"disk:backups/{good}").path == good
 
 
 @pytest.mark.parametrize(
