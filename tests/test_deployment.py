@@ -82,7 +82,7 @@ def test_the_reader_cannot_read_the_control_state(users: ElementTree.Element) ->
     granted = queries.index(f"GRANT SELECT ON {workspace}*.*")
     for table in (STATE_TABLE, RECEIPTS_TABLE, JOURNAL_TABLE, POOL_TABLE):
         assert queries.index(f"REVOKE SELECT ON {workspace}.{table}") > granted
-    for database in ("stage", "scratch"):
+    for database in ("stage", "scratch", "restore", "backup"):
         assert queries.index(f"REVOKE SELECT ON {workspace}_{database}.*") > granted
 
 
@@ -97,6 +97,14 @@ def test_mounted_and_copied_files_exist(compose: dict[str, Any]) -> None:
     for volume in compose["services"]["clickhouse"]["volumes"]:
         source = volume.partition(":")[0]
         assert source in compose["volumes"] or (ROOT / source).is_file()
+
+
+def test_backups_are_allowed_on_a_disk_with_a_volume(compose: dict[str, Any]) -> None:
+    config = ElementTree.parse(CLICKHOUSE / "config.xml").getroot()
+    disk = text(config, "backups/allowed_disk")
+    path = text(config, f"storage_configuration/disks/{disk}/path")
+    mounted = [v.split(":")[1] for v in compose["services"]["clickhouse"]["volumes"]]
+    assert path.rstrip("/") in mounted
 
 
 def dockerfile(compose: dict[str, Any]) -> list[str]:
