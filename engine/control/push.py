@@ -31,6 +31,7 @@ from engine.control.rehearsal import rehearse
 from engine.control.text_diff import unified
 from engine.control.tokens import grant_declared
 from engine.control.unfinished_history import undelivered_error
+from engine.control.unfinished_tenants import unfinished_tenants_of
 from engine.errors import RookeryError
 from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
@@ -169,6 +170,8 @@ def push(
         check_conversions(workspace, proposal.plan, proposal.compiled.build)
         rehearse(workspace, proposal.plan)
         delivered = _execute(workspace, proposal, progress)
+        # The push may have corrected what stopped them.
+        unfinished_tenants_of(workspace).complete()
         changes = proposal.result.changes
         events.note(
             "pushed",

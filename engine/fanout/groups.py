@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from engine.errors import APPLY_FAILED, RookeryError
+from engine.errors import APPLY_FAILED, STOPPING, RookeryError
 from engine.fanout.offsets import ConsumerGroup, Offset
 
 MAX_RETRY_SECONDS = 60.0
@@ -113,7 +113,9 @@ class ConsumerGroups:
         progress: Callable[[int, int], None],
         closed: Callable[[], bool],
     ) -> None:
-        """Wait until tenants are in the main group. Raises RK3010 when one fails, or after the timeout."""
+        """Wait until tenants are in the main group. Raises RK3010 when one fails, or after the timeout, and RK4041
+        when the worker has been closed: what follows may rely on the rows.
+        """
         awaited = set(tenants)
         deadline = time.monotonic() + timeout_seconds
         with self.changed:
@@ -133,8 +135,10 @@ class ConsumerGroups:
                         hint="delivery to other tenants continues, and this one is retried: rookery fanout status",
                         detail=failed.error,
                     )
-                if not missing or closed():
+                if not missing:
                     return
+                if closed():
+                    raise RookeryError(STOPPING, STOPPING.title, hint="run the command again")
                 # With a timeout, to report progress even if no group changes.
                 self.changed.wait(0.05)
             progress(len(awaited) - len(missing), len(awaited))

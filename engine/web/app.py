@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from engine.control.deferred_views import deferred_of
 from engine.control.health import Health
 from engine.control.recovery import finish
+from engine.control.unfinished_tenants import unfinished_tenants_of
 from engine.errors import RookeryError
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
@@ -127,6 +128,7 @@ def create_app(workspace: Workspace) -> Application:
         services = app.state.rookery = _services(workspace)
         await anyio.to_thread.run_sync(finish, workspace)
         await anyio.to_thread.run_sync(deferred_of, workspace)
+        await anyio.to_thread.run_sync(unfinished_tenants_of(workspace).complete)
         async with anyio.create_task_group() as group:
             if not workspace.warehouse.capabilities.embedded:
                 group.start_soon(_watch, workspace, services.control)

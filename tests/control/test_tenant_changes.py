@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,18 @@ import httpx
 import pytest
 
 from engine.control import tenants
+from engine.control.doctor import examine
+from engine.control.unfinished_tenants import complete, unfinished
 from engine.errors import TENANT_CHANGING, RookeryError
 from engine.query.executor import Queries
 from engine.query.request import QueryRequest
 from engine.tokens.claims import Claims, Scope
+from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Statement, Stream
 from engine.web.requests import TENANT_HEADER
-from tests.support.in_process import Rookery, open_rookery
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 from tests.support.server import Server, running
+from tests.support.soak import soaking
 
 EVENTS = """
 tenant: tenant_id
@@ -69,8 +77,12 @@ def test_an_incomplete_tenant_is_not_read(tmp_path: Path) -> None:
                     assert answer.json()["code"] == TENANT_CHANGING.id
                     assert answer.headers["Retry-After"]
         server.push({**FILES, "pipes/fill.yaml": FILL % ("toInt64OrZero", "sums")}, allow=["fill", "sums"])
-        for tenant, placement in placements.items():
-            server.tenant(tenant, placement)
+        for tenant in placements:
+            # The push has completed their additions, or a thread is about to.
+            deadline = time.monotonic() + PATIENCE
+            while next(_reads(server, tokens[tenant])).status_code == TENANT_CHANGING.status:
+                assert time.monotonic() < deadline, server.log()
+                time.sleep(0.05)
             data = [a.json()["data"] for a in _reads(server, tokens[tenant])]
             assert data == [[{"n": 2}], [{"n": 1}], [{"n": 1}], [{"v": 4}]]
 
@@ -115,3 +127,78 @@ def test_a_tenant_that_moves_while_it_is_read(
             rookery.add("5", placement=placement)
     assert b'"v": 2' in _read(rookery, monkeypatch, []).replace(b'"v":2', b'"v": 2')
     tenants.remove(rookery.workspace, "5")
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, write: int) -> Iterator[list[str]]:
+    """End the calling thread's command at one of its writes. The list gets the writes that it reached."""
+    reached: list[str] = []
+    thread = threading.current_thread()
+    with monkeypatch.context() as patch:
+        for name in ("execute", "insert"):
+            write_function = getattr(EmbeddedWarehouse, name)
+
+            def counted(self: Any, *args: Any, whole: Any = write_function, **more: Any) -> Any:
+                if threading.current_thread() is thread:
+                    reached.append(str(args[0]))
+                    if len(reached) == write:
+                        raise KeyboardInterrupt
+                return whole(self, *args, **more)
+
+            patch.setattr(EmbeddedWarehouse, name, counted)
+        with suppress(KeyboardInterrupt):
+            yield reached
+
+
+CHANGES = ("add", "remove", "purge")
+
+
+@pytest.mark.parametrize("placement", tenants.PLACEMENTS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_is_killed_at_any_write_is_completed(
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch, placement: str, change: str
+) -> None:
+    workspace, step = rookery.workspace, 1 if soaking() else 10 if change == "purge" else 5
+    # The rows of a purged tenant are not stored until it is added again.
+    tenant = str(10 + 2 * CHANGES.index(change) + tenants.PLACEMENTS.index(placement))
+    for write in itertools.count(1 + CHANGES.index(change), step):
+        if change != "add":
+            rookery.add(tenant, placement=placement)
+        rookery.append([{"tenant_id": int(tenant), "id": 1, "k": "1"}])
+        with killed_at(monkeypatch, write) as reached:
+            if change == "add":
+                tenants.add(workspace, [tenant], placement)
+            else:
+                tenants.remove(workspace, tenant, purge=change == "purge")
+        for each in unfinished(workspace):
+            complete(workspace, each)
+        assert unfinished(workspace) == []
+        record = workspace.refresh().tenants.get(tenant)
+        ((rows,),) = rookery.rows(f"SELECT count() FROM main.events WHERE tenant_id = {tenant}")
+        # Only at its first write nothing has begun.
+        assert (record is None) == (change != "add") or write == 1
+        assert rows == 0 if change == "purge" and record is None else rows > 0
+        sums = f"{rookery.nest(tenant)}.sums" if placement == "tables" else "main.sums"
+        if record is not None or placement == "pooled":
+            assert rookery.rows(f"SELECT sum(v) FROM {sums} WHERE tenant_id = {tenant}") == [
+                (rows if record else 0,)
+            ], reached
+        if record is not None:
+            tenants.remove(workspace, tenant)
+        if len(reached) < write:
+            break
+    tenants.remove(workspace, tenant, purge=True)
+    assert [f for f in examine(workspace).findings if f.level == "error"] == []
+
+
+def test_an_addition_that_a_stopping_server_interrupts_is_not_complete(rookery: Rookery) -> None:
+    """The last test: the worker stays closed."""
+    routed = EVENTS.replace("tenant_id\n", "{column: tenant_id, fanout: routed}\n", 1)
+    rookery.push({"datasources/routed.yaml": routed})
+    worker = rookery.router.worker("routed")
+    assert worker is not None
+    worker.close()
+    worker.join(PATIENCE)
+    with pytest.raises(RookeryError, match="RK4041"):
+        rookery.add("3")
+    assert rookery.workspace.refresh().tenants["3"].state == "adding"

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from engine.web.requests import TENANT_HEADER
+from tests.support.in_process import PATIENCE
 from tests.support.server import Server, running
 
 PROJECT = Path(__file__).resolve().parents[2] / "examples" / "reviews"
@@ -32,7 +33,11 @@ def test_history_is_delivered_once_after_a_kill(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         for _ in range(LATER):
             server.events("reviews", _rows())
-        server.admin_json("POST", "/v0/tenants", json={"ids": TENANTS, "placement": "pooled"})
+        # No command is repeated.
+        deadline = time.monotonic() + PATIENCE
+        while {t["state"] for t in server.admin_json("GET", "/v0/tenants")["tenants"]} != {"ready"}:
+            assert time.monotonic() < deadline, server.log()
+            time.sleep(0.1)
         delivered = {tenant: _counted(server, tenant) for tenant in TENANTS}
     assert delivered == dict.fromkeys(TENANTS, (BATCHES + LATER, BATCHES + LATER))
 
