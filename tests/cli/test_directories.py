@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.commands import REAL, Cli
 from tests.support.clickhouse_http import WRITER, serve
+from tests.support.forking import Forked
 from tests.support.server import ROOT, running
 from tests.support.soak import sampled
 
@@ -96,13 +97,12 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def test_commands_and_servers_wait_for_the_owner_of_the_directory(tmp_path: Path) -> None:
-    cli = Cli(tmp_path, command=REAL)
+    cli = Cli(tmp_path)
     cli.write(FILES)
     cli("push")
     log = tmp_path / "log"
-    command = [*cli.command, "serve", "--port", "0"]
-    with log.open("wb") as out, held(tmp_path):
-        server = subprocess.Popen(command, cwd=tmp_path, env=cli.seen(PYTHONPATH=str(ROOT)), stdout=out, stderr=out)
+    with log.open("w+b") as out, held(tmp_path):
+        server = Forked(["serve", "--port", "0"], tmp_path, cli.seen(), (out.fileno(),) * 3)
         # It has found the directory held.
         wait_until(lambda: b"waiting" in log.read_bytes() or server.poll() is not None)
         assert server.poll() is None, log.read_text()
@@ -110,7 +110,7 @@ def test_commands_and_servers_wait_for_the_owner_of_the_directory(tmp_path: Path
         process = subprocess.Popen(
             [*cli.command, "--json", "tenant", "ls"],
             cwd=tmp_path,
-            env=cli.seen(PYTHONPATH=str(ROOT)),
+            env=cli.seen(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -23,7 +23,7 @@ OWN = ("1", "2", "3")
 _ids = itertools.count(1)
 
 
-@pytest.fixture(params=["routed", "direct"], scope="module")
+@pytest.fixture(params=["routed", pytest.param("direct", marks=pytest.mark.soak_only)], scope="module")
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

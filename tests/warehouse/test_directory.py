@@ -71,10 +71,14 @@ def test_a_directory_held_by_another_program_is_busy(tmp_path: Path) -> None:
 
 def test_a_process_opens_a_directory_once_until_it_closes_it(tmp_path: Path) -> None:
     body = """
+import os
+os.umask(0)
 w = opened(path)
 print(refused(path).code.id, refused(path / "other").code.id)
 w.execute("CREATE TABLE none.kept (a UInt8) ENGINE = MergeTree ORDER BY a")
 w.execute("INSERT INTO none.kept VALUES (7)")
+print(w.query("SELECT value FROM system.server_settings WHERE value LIKE '%rookery.xml%'").rows != [] or
+      "rookery.xml" in str(w.query("SELECT * FROM system.server_settings WHERE changed").rows))
 w.close()
 w.close()
 try:
@@ -85,9 +89,15 @@ other = opened(path / "other"); other.close()
 w = opened(path)
 print(w.query("SELECT a FROM none.kept").rows)
 w.close()
+print(refused(path / "rookery.xml" / "data").code.id)
 """
+    path = tmp_path / "a" / "data"
     busy = errors.DIRECTORY_BUSY.id
-    assert run(body, tmp_path).split("\n") == [f"{busy} {busy}", errors.CLOSED.id, "[(7,)]"]
+    assert run(body, path).split("\n") == [f"{busy} {busy}", "True", errors.CLOSED.id, "[(7,)]", busy]
+    assert "sleep_seconds_when_no_work_min" in (path / "rookery.xml").read_text()
+    # Only its owner can read it.
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert (path / LOCK).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_dead_process_leaves_no_lock(tmp_path: Path) -> None:
@@ -96,52 +106,23 @@ def test_a_dead_process_leaves_no_lock(tmp_path: Path) -> None:
     assert run("w = opened(path); print('open'); w.close()", tmp_path) == "open"
 
 
-def test_the_directory_is_private(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "data"
-    run("import os; os.umask(0); opened(path).close()", path)
-    assert path.stat().st_mode & 0o777 == 0o700
-    assert (path / LOCK).stat().st_mode & 0o777 == 0o600
-
-
-def test_a_directory_that_cannot_be_created_is_an_error_with_a_code(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert run("print(refused(path).code.id)", tmp_path / "file" / "data") == errors.DIRECTORY_BUSY.id
-
-
-def test_a_temporary_warehouse_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_private_parser_is_replaced_by_a_real_engine(tmp_path: Path) -> None:
+    """The engine is one in a temporary directory, which leaves nothing behind."""
     body = """
-import os, tempfile
+import tempfile
+first = in_this_process()
+print(first.parse("select 1")[1], in_this_process() is first)
 tempfile.tempdir = str(path)
 w = opened(None)
 found = list(path.iterdir())
 print(len(found), oct(found[0].stat().st_mode)[-3:], w.query("SELECT 1").rows)
-w.close()
-print(len(list(path.iterdir())))
-"""
-    assert run(body, tmp_path).split("\n") == ["1 700 [(1,)]", "0"]
-
-
-def test_the_private_parser_is_replaced_by_a_real_engine(tmp_path: Path) -> None:
-    body = """
-first = in_this_process()
-print(first.parse("select 1")[1], in_this_process() is first)
-w = opened(path)
 print(in_this_process() is w, w.parse("select 2")[1])
 w.close()
+print(len(list(path.iterdir())))
 print(in_this_process().parse("select 3")[1])
 """
-    assert run(body, tmp_path).split("\n") == ["SELECT 1 True", "True SELECT 2", "SELECT 3"]
-
-
-def test_the_engine_reads_our_configuration(tmp_path: Path) -> None:
-    body = """
-w = opened(path)
-print(w.query("SELECT value FROM system.server_settings WHERE value LIKE '%rookery.xml%'").rows != [] or
-      "rookery.xml" in str(w.query("SELECT * FROM system.server_settings WHERE changed").rows))
-w.close()
-"""
-    assert run(body, tmp_path) == "True"
-    assert "sleep_seconds_when_no_work_min" in (tmp_path / "rookery.xml").read_text()
+    lines = ["SELECT 1 True", "1 700 [(1,)]", "True SELECT 2", "0", "SELECT 3"]
+    assert run(body, tmp_path).split("\n") == lines
 
 
 def test_a_copy_of_a_damaged_directory_is_complete(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.server import Server
+from tests.support.soak import paired
 from tests.web.minters import EVENTS, MINT, RAW, SALES, VIEWS, Scopes, error, mint, minter, numbers
 from tests.web.responses import refused
 
@@ -82,10 +83,9 @@ def _ids(cases: list[tuple[Scopes, str | None, Scopes, str | None]]) -> list[str
     return [str(i) for i in range(len(cases))]
 
 
-@pytest.mark.parametrize("ttl", [600, None], ids=["JWT", "static"])
-@pytest.mark.parametrize("case", NARROWER, ids=_ids(NARROWER))
-def test_narrower_tokens_are_minted(mints: Server, case: Any, ttl: int | None) -> None:
-    own, own_tenant, expected, tenant = case
+@pytest.mark.parametrize(("number", "ttl"), paired(range(len(NARROWER)), [600, None]))
+def test_narrower_tokens_are_minted(mints: Server, number: int, ttl: int | None) -> None:
+    own, own_tenant, expected, tenant = NARROWER[number]
     response = mint(mints, minter(mints, own, own_tenant), expected, tenant, ttl=ttl)
     assert response.status_code == 200, response.text
     body = mints.get("/v0/pipes/openapi.json", response.json()["token"])
