@@ -11,7 +11,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.backup.embedded import backups_of
+from engine.ingest.commit import Committer
 from tests.cli.billing import EVENTS, FILES, assert_exact, assert_kinds_exact
 from tests.cli.commands import Cli, for_server
-from tests.support.clickhouse_http import serve, server_settings
+from tests.support.clickhouse_http import WRITER, serve, server_settings
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 from tests.support.server import Server, running
 from tests.support.soak import soak_rounds
 
@@ -100,7 +104,8 @@ def writing(server: Server) -> Iterator[Sent]:
 
 
 @pytest.fixture(
-    scope="module", params=["routed", pytest.param("direct", marks=pytest.mark.soak_only), "routed on a server"]
+    scope="module",
+    params=["routed", *(pytest.param(p, marks=pytest.mark.soak_only) for p in ("direct", "routed on a server"))],
 )
 def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Backups under load, each with the batches that were acknowledged before and after it."""
@@ -193,3 +198,56 @@ def test_a_restored_copy_equals_a_prefix_of_the_log(backups: list[Any], number: 
         assert quarantined(server) == dict.fromkeys(landing | everything, 1)
         assert_exact(server, OWN, POOLED)
         assert_kinds_exact(server)
+
+
+@contextmanager
+def opened(directory: Path, where: str) -> Iterator[Rookery]:
+    """Rookery in this process, with an embedded engine or on a server."""
+    with ExitStack() as stack:
+        settings: dict[str, Any] = {}
+        if where == "on a server":
+            (directory / "disk").mkdir()
+            url = stack.enter_context(serve(directory / "ch", backups=directory / "disk"))
+            settings = dict(
+                zip(("clickhouse_url", "clickhouse_user", "clickhouse_password"), (url, *WRITER), strict=True)
+            )
+        yield stack.enter_context(open_rookery(directory, **settings))
+
+
+def take(rookery: Rookery) -> dict[str, Any]:
+    """Make a backup. Returns its description."""
+    backups = backups_of(rookery.workspace)
+    if not rookery.workspace.warehouse.capabilities.embedded:
+        return backups.take("disk:backups/1", rookery.gateway.receipts.flush, lambda *_: None)
+    with closing(backups.start()) as made:
+        return made.description
+
+
+@pytest.mark.proves("D19")
+@pytest.mark.parametrize("where", ["embedded", "on a server"])
+def test_a_backup_waits_for_a_batch_that_is_being_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Its bad rows and its receipt are stored, and its good rows are not."""
+    recorded, go_on, commit = threading.Event(), threading.Event(), Committer.commit
+
+    def held(*args: Any) -> Any:
+        recorded.set()
+        assert go_on.wait(PATIENCE)
+        return commit(*args)
+
+    with opened(tmp_path, where) as rookery, ThreadPoolExecutor(2) as hands:
+        rookery.push({"datasources/events.yaml": EVENTS})
+        monkeypatch.setattr(Committer, "commit", held)
+        try:
+            appending = hands.submit(rookery.append, batch(0, 0))
+            assert recorded.wait(PATIENCE)
+            backup = hands.submit(take, rookery)
+            while not rookery.workspace.batch_lock._waiting:
+                assert not backup.done(), "it does not wait"
+                time.sleep(0.01)
+        finally:
+            go_on.set()
+        assert appending.result(PATIENCE).rows == len(TENANTS)
+        tables = backup.result(PATIENCE)["tables"]
+        assert (tables["main.events"]["rows"], tables["main.events_quarantine"]["rows"]) == (len(TENANTS), 1)
