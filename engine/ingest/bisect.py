@@ -25,6 +25,7 @@ from engine.ingest.values.rejections import (
     column_values,
     matches_header,
     parse_json,
+    spelling_hint,
     unknown_keys_reason,
     unreadable_reason,
 )
@@ -234,7 +235,7 @@ class Bisection:
         if staged is not None:
             value = (self._values_of(row).get(staged.column) or "")[:MAX_SHOWN_CHARACTERS]
             type = next(c.type for c in self._schema.source.columns if c.name == staged.column)
-            row.add(staged.column, f"`{value}` does not fit {type}")
+            row.add(staged.column, f"`{value}` does not fit {type}{spelling_hint(value, type, row.format)}")
             return
         defaults = self._failing_defaults(row)
         for column, why in defaults.items():

@@ -58,6 +58,13 @@ class Coverage:
         self._reasons: dict[tuple[Name, Consumed], str | None] = {}
         self._extents: dict[Name, tuple[int, int, int]] = {}
 
+    def again(self, *, read_records: bool = False) -> Coverage:
+        """A new object that compares the same records, or the current ones, with what the sources have now."""
+        fresh = Coverage(self._warehouse, self._registry, self._live)
+        if not read_records:
+            fresh._records = self._all_records()
+        return fresh
+
     def why_incomplete(self, view: View) -> str | None:
         """Why a view's source may have lost rows from which its target was computed; None if it has all of them."""
         source = view.log or view.source
@@ -102,9 +109,12 @@ class Coverage:
         self._registry.write(COVERAGE_KIND, bodies)
 
     def _record(self, view: Name) -> Consumed:
+        return self._all_records().get(str(view), Consumed())
+
+    def _all_records(self) -> dict[str, Consumed]:
         if self._records is None:
             self._records = {n: Consumed.of(b) for n, b in self._registry.read(COVERAGE_KIND).items()}
-        return self._records.get(str(view), Consumed())
+        return self._records
 
     def _find_loss(self, source: Name, record: Consumed, *, check_numbers: bool = True) -> str | None:
         """Why a source may have lost rows since a record; None if it has all of them."""

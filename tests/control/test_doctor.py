@@ -20,8 +20,10 @@ from engine.control.push import push
 from engine.fanout.offsets import Offset
 from engine.fanout.router import router_of
 from engine.plan.backfill import Backfill
+from engine.plan.coverage import COVERAGE_KIND
 from engine.schema import Column, Mark, Name, Schema, Table
 from engine.warehouse import ddl
+from engine.warehouse.registry import Registry
 from engine.workspace.journal import RegistryJournal
 from tests.control.conftest import OWN, Billing, rows
 from tests.support.soak import soak_rounds
@@ -66,10 +68,19 @@ def test_a_healthy_workspace_has_no_findings(billing: Billing, monkeypatch: pyte
         sums[sql] += "groupBitXor" in sql
         return query(sql, *more, **named)
 
+    coverage: list[str] = []
+    read = Registry.read
+
+    def noting(self: Registry, kind: str) -> Any:
+        coverage.extend([kind] if kind == COVERAGE_KIND else [])
+        return read(self, kind)
+
     with monkeypatch.context() as patched:
         patched.setattr(warehouse, "query", counting)
+        patched.setattr(Registry, "read", noting)
         deep = examination.examine(billing.workspace, deep=True)
     assert set(sums.values()) == {0, 1}, "copies are read once"
+    assert len(coverage) <= 2, "once for the drift and once for all derived tables"
     assert shallow.findings == deep.findings == ()
     assert deep.healthy
     assert set(deep.checks) == {*examination.WITHOUT_CHANGES, *examination.AT_ANY_TIME, *examination.DEEP, "drift"}

@@ -199,3 +199,19 @@ def test_a_required_list_is_not_empty(rookery: Rookery) -> None:
     body = b'r,x\n[1],\n[ ],\n,\n"",\n[1,],\n'
     outcome = rookery.gateway.append("strict", body, Input.CSV).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, 4)
+
+
+def test_the_reason_names_what_is_wrong_with_a_list(rookery: Rookery) -> None:
+    lists, maps = TYPES.index("Array(Int32)"), TYPES.index("Map(String, Int32)")
+    cells = {
+        "1,2": (lists, "brackets"), "[1,": (lists, "brackets"), "'a':1": (maps, "brackets"),
+        "[1,]": (lists, "empty element"), "[ ,1]": (lists, "empty element"), "{'a\\',':1,}": (maps, "empty element"),
+        "[',]']": (lists, "does not fit Array(Int32)"),
+    }  # fmt: skip
+    for text, (column, word) in cells.items():
+        body = f'id,c{column}\n1,"{text}"\n'.encode()
+        outcome = rookery.gateway.append("rows", body, Input.CSV).result(60)
+        assert outcome.first_bad_row is not None, text
+        (reason,) = outcome.first_bad_row.reasons
+        assert word in reason, reason
+        assert word == "empty element" or "empty element" not in reason, reason

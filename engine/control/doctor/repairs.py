@@ -68,6 +68,7 @@ def outcomes(
     also an outcome.
     """
     wrong = {*skip}
+    coverage = Coverage(context.workspace.warehouse, context.workspace.registry, context.live)
     tables = list(derived_tables(context, copies=repair))
     for number, derived in enumerate(tables):
         name = derived.table.name
@@ -77,7 +78,9 @@ def outcomes(
             wrong.add(name)
             continue
         try:
-            outcome = _outcome(context, derived, repair=repair, excess=name.name in allow)
+            # A repair may change the records, so it reads them again. Inserts change what the sources have.
+            current = coverage.again(read_records=repair)
+            outcome = _outcome(context, derived, current, repair=repair, excess=name.name in allow)
         except RookeryError as exc:
             yield RepairOutcome(name, uncompared=f"it cannot be read: {exc.detail or exc.message}"[:500])
             continue
@@ -86,10 +89,9 @@ def outcomes(
         yield outcome
 
 
-def _outcome(context: Context, derived: Derived, *, repair: bool, excess: bool) -> RepairOutcome:
+def _outcome(context: Context, derived: Derived, coverage: Coverage, *, repair: bool, excess: bool) -> RepairOutcome:
     """Compare one table, and with `repair` also repair it."""
     workspace, table = context.workspace, derived.table.name
-    coverage = Coverage(workspace.warehouse, workspace.registry, context.live)
     determined = determined_columns(context, derived, coverage)
     if isinstance(determined, str):
         return RepairOutcome(table, uncompared=determined)

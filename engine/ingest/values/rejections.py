@@ -31,11 +31,40 @@ _NULL_HINTS = {
     Input.NDJSON: "null without quotes means that there is no value",
 }
 
+_CSV_EXAMPLES = {"Array(": "['a','b']", "Map(": "{'a':1}", "Tuple(": "('a',1)"}
+"""By the beginning of the type."""
+
 
 def null_hint(value: str, format: Input) -> str:
     """Return how to write that there is no value, as the end of a reason, if a value seems to mean that."""
     meant = value.strip(" \t\r\n\"'").lower() in _SPELLINGS_OF_NULL
     return f"; {_NULL_HINTS[format]}" if meant and format in _NULL_HINTS else ""
+
+
+def spelling_hint(value: str, type: str, format: Input) -> str:
+    """Return how to write what a value seems to mean, as the end of a reason."""
+    example = next((shown for name, shown in _CSV_EXAMPLES.items() if type.startswith(name)), "")
+    if format is not Input.CSV or not example or not value:
+        return null_hint(value, format)
+    text = value.strip()
+    if not text.startswith(example[0]) or not text.endswith(example[-1]):
+        return f"; in CSV it is written with brackets, as in SQL: {example}"
+    return "; it has an empty element" if _has_empty_element(text) else null_hint(value, format)
+
+
+def _has_empty_element(text: str) -> bool:
+    """Whether a list, map or tuple has a comma without an element before or after it."""
+    before, quoted, escaped = "", False, False
+    for char in text:
+        if quoted:
+            escaped, quoted = char == "\\" and not escaped, escaped or char != "'"
+        elif char == "'":
+            before, quoted = char, True
+        elif not char.isspace():
+            if (char in ",)]}" and before == ",") or (char == "," and before in "([{"):
+                return True
+            before = char
+    return False
 
 
 def rejection_reason(
@@ -52,7 +81,7 @@ def rejection_reason(
         if flag := flag_of(stage.source, staged.column):
             allowed = " or ".join(map(str, FLAGS[flag]))
             return f"{shown} is not {allowed}, as `{flag}` of {stage.source.engine.type} must be"
-        return f"{shown} does not fit {column.type}{null_hint(value or '', format)}"
+        return f"{shown} does not fit {column.type}{spelling_hint(value or '', column.type, format)}"
     if bound is not None:
         return f"{shown} is not the tenant that the token writes for"
     return f"{shown} is not a canonical tenant id of type {base_type(tenant_type(stage.source))}"
