@@ -217,6 +217,9 @@ SELECT arrayFold(file, ['/etc/hostname'], '') FROM (SELECT 1)
 -- FUNCTION_REFUSED `my_udf` may mean a function
 SELECT arrayMap(my_udf, ['/etc/hostname'])
 ====
+-- FUNCTION_REFUSED function `generateSnowflakeID` is not allowed
+SELECT max(generateSnowflakeID()) FROM events
+====
 -- FUNCTION_REFUSED no function `other_udf`
 SELECT other_udf(v) FROM events
 ====
