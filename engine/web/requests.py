@@ -82,14 +82,23 @@ def head_of(scope: Scope) -> Head:
     """
     head: Head | None = scope.get(_HEAD_KEY)
     if head is None:
-        text = scope["query_string"].decode("latin-1")
-        try:
-            # Limited before the token is checked, because a URL could have 30,000, which take long to decode.
-            query = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
-        except ValueError as exc:
-            raise _too_many_parameters() from exc
+        # Before the token is checked, so the number of parameters is limited: a URL has room for 30,000.
+        query = _pairs(scope["query_string"].decode("latin-1"))
         head = scope[_HEAD_KEY] = Head(_headers(scope["headers"]), query)
     return head
+
+
+def _pairs(text: str, *, strict: bool = False) -> list[tuple[str, str]]:
+    """The parameters in a query or, with `strict`, in a form. Raises RK4009, and ValueError for a text that is not a
+    form.
+    """
+    if text.count("&") >= MAX_PARAMETERS:
+        raise _too_many_parameters()
+    try:
+        return parse_qsl(text, keep_blank_values=True, strict_parsing=strict, errors="strict")
+    except UnicodeDecodeError as exc:
+        # Otherwise different values would become the same one, with replacement characters.
+        raise RookeryError(BAD_REQUEST, "the parameters are not UTF-8") from exc
 
 
 def _headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -266,7 +275,7 @@ def _body_parameters(body: bytes) -> dict[str, Any]:
             raise RookeryError(BAD_REQUEST, f"the body has more than {MAX_PARAMETER_LISTS:,} lists and objects")
         return _json_object(body)
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_PARAMETERS)
+        pairs = _pairs(body.decode(), strict=True)
     except ValueError as exc:
         raise RookeryError(BAD_REQUEST, "the body is neither a JSON object nor a form") from exc
     return _with_repeated(pairs)

@@ -121,13 +121,16 @@ def test_json_and_form_bodies_work_with_any_content_type(server: Server, token: 
         assert data(answer) == [EXPECTED[0]]
 
 
-@pytest.mark.parametrize("body", ["{", "[1]", "plain text", "a=1&b", "\x00", '"x"', "{'a': 1}", '{"a": NaN}'])
+@pytest.mark.parametrize(
+    "body", ["{", "[1]", "plain text", "a=1&b", "\x00", '"x"', "{'a': 1}", '{"a": NaN}', "a=%ff"]
+)
 def test_bodies_that_are_neither_json_nor_form(server: Server, token: str, body: str) -> None:
     refused(server.post("/v0/pipes/by_kind.json", token, content=body), 400, "RK4009")
 
 
 def test_duplicated_parameters(server: Server, token: str) -> None:
     body = refused(server.get("/v0/pipes/by_kind.json?kind=sale&kind=view", token), 400, "RK4009")
+    assert "UTF-8" in refused(server.get("/v0/pipes/by_kind.json?kind=%ff", token), 400, "RK4009")["error"]
     assert "`kind`" in body["error"]
     refused(server.post("/v0/pipes/by_kind.json", token, content="kind=a&kind=b"), 400, "RK4009")
     assert data(server.get("/v0/pipes/by_kind.json?kind=sale&kind=sale", token)) == [EXPECTED[0]]
