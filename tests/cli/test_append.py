@@ -31,12 +31,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
     """With a datasource of the test's own, `events`."""
-    cli = for_server(server, tmp_path)
-    if "events" in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}:
-        cli("datasource", "rm", "events", "--force")
-    cli.write({"datasources/events.yaml": EVENTS})
-    cli("push")
-    return cli
+    server.push({}, prune=True, allow=["events"])
+    server.push({"datasources/events.yaml": EVENTS})
+    return for_server(server, tmp_path)
 
 
 def stored(server: Server) -> list[dict[str, object]]:
@@ -153,7 +150,7 @@ def test_a_bad_row_in_a_later_batch_is_quarantined_and_all_others_are_stored(
     assert cli("quarantine", "ls", "events", "--json").json["total"] == 0
 
 
-@pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["ndjson", "parquet", pytest.param("csv", marks=pytest.mark.soak_only)])
 def test_a_file_that_failed_in_a_later_batch_can_be_resent_under_its_key(cli: Cli, server: Server, kind: str) -> None:
     rows = large(kind)
     many = len(rows)

@@ -24,6 +24,8 @@ fixtures:
     - {tenant_id: 7, event: call, units: 3}
     - {tenant_id: 8, event: export, units: 18446744073709551615}
 """
+ONE_TENANT = FIXTURES.partition("    - {tenant_id: 8")[0]
+"""For which there are only two workspaces: one for each placement."""
 PASSING = """
 tests:
   - name: usage of tenant 7
@@ -60,11 +62,17 @@ UNKNOWN_PARAMETER = """
 """
 
 
+NO_FILE = """
+  - {name: a file that is not there, endpoint: usage, tenant: 7, expect_file: expected/none.csv}
+"""
+
+
 def test_a_wrong_result_is_shown_as_a_diff(cli: Cli) -> None:
     wrong = PASSING.replace("units: 5", "units: 6").replace("18446744073709551615}]", "18446744073709551614}]")
-    cli.write({"tests/usage.yaml": FIXTURES + wrong + UNKNOWN_PARAMETER})
+    cli.write({"tests/usage.yaml": FIXTURES + wrong + UNKNOWN_PARAMETER + NO_FILE})
     outcome = cli("test", "--junit", "out/report.xml", code=1, COLUMNS="80")
-    assert "3 of 3 tests failed" in outcome.out and "usage of tenant 7" in outcome.out
+    assert "4 of 4 tests failed" in outcome.out and outcome.out.count("--update") == 1
+    assert "usage of tenant 7" in outcome.out
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["-", "call", "2", "6"] in lines and ["+", "call", "2", "5"] in lines
     assert ["+", "export", "1", "18446744073709551615"] in lines
@@ -75,7 +83,7 @@ def test_a_wrong_result_is_shown_as_a_diff(cli: Cli) -> None:
     assert "RK4029" in outcome.out and "sinse" in outcome.out
     assert max(map(len, outcome.out.splitlines())) <= 80
     suite = ElementTree.parse(cli.directory / "out/report.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("9", "6")
+    assert (suite.get("tests"), suite.get("failures")) == ("12", "8")
     assert {c.get("classname") for c in suite.iter("testcase")} == {"tests.usage"}
     assert "+ call" in (suite.find(".//failure").text or "")  # type: ignore[union-attr]
 
@@ -133,11 +141,7 @@ def test_a_row_that_cannot_be_stored_is_an_error_with_its_line(cli: Cli) -> None
 def test_update_writes_the_expected_file(cli: Cli) -> None:
     texts = {"ndjson": '{"event": "call", "events": 2, "units": 5}\n', "csv": "event,events,units\ncall,2,5\n"}
     tests = [f"{{name: {f}, endpoint: usage, tenant: 7, expect_file: expected/usage.{f}}}" for f in texts]
-    # With rows of one tenant, there are only two workspaces: one for each placement.
-    rows = FIXTURES.partition("    - {tenant_id: 8")[0]
-    cli.write({"tests/usage.yaml": f"{rows}tests: [{', '.join(tests)}]\n"})
-    failed = cli("test", code=1).out
-    assert failed.count("--update") == 2 and "2 of 2 tests failed" in failed
+    cli.write({"tests/usage.yaml": f"{ONE_TENANT}tests: [{', '.join(tests)}]\n"})
     assert cli("test", "--update").out.count("updated") == 2
     for format, text in texts.items():
         assert (cli.directory / f"tests/expected/usage.{format}").read_text() == text
@@ -197,7 +201,7 @@ def test_files_outside_of_the_project_are_neither_read_nor_written(cli: Cli, tmp
     os.mkfifo(cli.directory / "tests/pipe.csv")
     names = ("link.csv", "../../outside.csv", str(outside), "pipe.csv")
     tests = [f"{{name: {n}, endpoint: usage, tenant: 7, expect_file: {n}}}" for n in names]
-    cli.write({"tests/usage.yaml": FIXTURES + "tests:\n" + "".join(f"  - {t}\n" for t in tests)})
+    cli.write({"tests/usage.yaml": ONE_TENANT + "tests:\n" + "".join(f"  - {t}\n" for t in tests)})
     outcome = cli("test", code=1)
     assert outcome.text.count("outside the project") >= 3 and "not a regular file" in outcome.text
     assert "SECRET" not in outcome.text

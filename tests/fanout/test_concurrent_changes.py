@@ -17,9 +17,10 @@ from engine.warehouse.port import Input
 from tests.fanout.retrying_writers import OWN, POOLED, UNKNOWN, Stream, add_tenants, check_delivery, landing, project
 from tests.support.in_process import Rookery, open_rookery
 from tests.support.server import running
+from tests.support.soak import soak_rounds, soaking
 
-LATER = ("5", "6", "7")
-BEFORE, AFTER = 40, 60
+LATER = ("5", "6")
+BEFORE, AFTER = soak_rounds(15), soak_rounds(25)
 """Batches of the gateway before and after tenants are added."""
 
 
@@ -31,8 +32,8 @@ def test_tenants_are_added_while_rows_arrive(tmp_path: Path, mode: str) -> None:
         add_tenants(server)
         stream = Stream(2, tenants=(*OWN, *LATER, POOLED, UNKNOWN))
         stream.connect(server)
-        stream.start(6)
-        stream.until(20)
+        stream.start(4)
+        stream.until(soak_rounds(8))
         with ThreadPoolExecutor(len(LATER)) as hands:
             list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
         # The stream continues: it has not kept the new tenants from catching up.
@@ -51,9 +52,9 @@ def test_modes_change_while_rows_arrive(tmp_path: Path) -> None:
         add_tenants(server)
         stream = Stream(3)
         stream.connect(server)
-        stream.start(6)
-        for mode in ("routed", "direct", "routed", "direct"):
-            stream.until(10)
+        stream.start(4)
+        for mode in ("routed", "direct") * (2 if soaking() else 1):
+            stream.until(soak_rounds(6))
             server.push(project(mode))
         stream.finish()
         assert stream.faults == []

@@ -20,6 +20,7 @@ from engine.warehouse.part_names import parts_in
 from engine.warehouse.port import Format, Statement
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import PATIENCE, Rookery, open_rookery
+from tests.support.soak import paired
 
 OWN = ("1", "2")
 _IDS = itertools.count(1)
@@ -51,8 +52,10 @@ def _newest_part(rookery: Rookery, table: str) -> Path:
     return Path(path)
 
 
-@pytest.mark.parametrize("file", ["data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt"])
-@pytest.mark.parametrize("where", ["landing", "copy", "sums"])
+FILES = ("data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt")
+
+
+@pytest.mark.parametrize(("file", "where"), paired(FILES, ("landing", "copy", "sums")))
 def test_a_damaged_merge_loses_no_row(rookery: Rookery, where: str, file: str) -> None:
     _assert_no_row_is_lost(rookery, where, file)
 

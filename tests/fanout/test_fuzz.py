@@ -26,7 +26,7 @@ pytestmark = pytest.mark.soak
 OWN = ("1", "2")
 _IDS = itertools.count(1_000_000)
 QUIET = settings(
-    max_examples=soak_rounds(20),
+    max_examples=soak_rounds(12),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -143,13 +143,13 @@ def test_csv(rookery: Rookery, body: bytes) -> None:
     _accounted(rookery, body, Input.CSV)
 
 
-@settings(QUIET, max_examples=soak_rounds(10))
+@settings(QUIET, max_examples=soak_rounds(5))
 @given(st.binary(max_size=200).map(lambda b: b"PAR1" + b + b"PAR1") | st.binary(max_size=200))
 def test_invalid_parquet(rookery: Rookery, body: bytes) -> None:
     _accounted(rookery, body, Input.PARQUET)
 
 
-@settings(QUIET, max_examples=soak_rounds(7))
+@settings(QUIET, max_examples=soak_rounds(4))
 @given(st.lists(BODIES, min_size=1, max_size=4))
 @example(list(HOSTILE))
 def test_requests_that_share_a_batch(rookery: Rookery, bodies: list[bytes]) -> None:

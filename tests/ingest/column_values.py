@@ -193,15 +193,20 @@ def stored_values(
         for row, columns in rookery.rows(f"SELECT c__row, c__error_column FROM main.{datasource}_quarantine")
     }
     rookery.run(f"TRUNCATE TABLE main.{datasource}_quarantine")
+    names = [*sent.columns.values()]
+    shown = ", ".join(f"ifNull(toString({name}), 'NULL')" for name in names)
+    rows = rookery.rows(
+        f"SELECT id, {shown} FROM main.{datasource} WHERE id >= {start} AND id < {start + len(sent.rows)}"
+    )
+    stored = {int(row): dict(zip(names, map(str, shown), strict=True)) for row, *shown in rows}
+    assert len(stored) == len(rows), "a row is stored twice"
     values: dict[tuple[str, str], str | None] = {}
     for number, (kind, text, _) in enumerate(sent.rows):
         column = sent.columns[kind]
-        stored = rookery.rows(
-            f"SELECT ifNull(toString({column}), 'NULL') FROM main.{datasource} WHERE id = {start + number}"
-        )
-        assert len(stored) + (number in bad) == 1, (kind, text)
-        assert stored or bad[number] == [column], (kind, text)
-        values[kind, text] = str(stored[0][0]) if stored else None
+        found = stored.get(start + number)
+        assert (found is not None) + (number in bad) == 1, (kind, text)
+        assert found or bad[number] == [column], (kind, text)
+        values[kind, text] = found[column] if found else None
     return values
 
 

@@ -24,8 +24,8 @@ columns:
 engine: {sorting_key: [account, units]}
 """
 KINDS = {
-    "numbers": ("direct", "UInt32", 17, 18, 19),
-    "routed": ("routed", "UInt32", 17, 18, 19),
+    "numbers": ("routed", "UInt32", 17, 18, 19),
+    "direct numbers": ("direct", "UInt32", 17, 18, 19),
     "texts": ("direct", "LowCardinality(String)", "a b", "18", "never added"),
     "uuids": (
         "direct", "UUID", "0191a8d0-0000-7000-8000-000000000001", "0191a8d0-0000-7000-8000-000000000002",
@@ -36,7 +36,10 @@ FORMATS = (Input.NDJSON, Input.CSV, Input.PARQUET)
 SECRET = 123_454_321
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(k, marks=[pytest.mark.soak_only] if k == "direct numbers" else []) for k in KINDS],
+)
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rookery, Any]]:
     mode, type, purged, kept, unknown = KINDS[request.param]
     directory = tmp_path_factory.mktemp("purged")

@@ -15,6 +15,7 @@ import pytest
 from engine.warehouse.port import Input
 from tests.ingest.column_values import CASES, DEEPER, WHOLE, SentValues, append, stored_values
 from tests.support.in_process import Rookery
+from tests.support.soak import soaking
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_a_long_number_does_not_affect_other_rows(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     text, numbers, byte = (columns[k] for k in ("String", "Array(Array(UInt8))", "UInt8"))
     rookery.run("TRUNCATE TABLE main.plain")
-    for digits in ("1", "1" * 60):
+    for digits in ("1", "1" * 60) if soaking() else ("1" * 60,):
         csv = f'id,{text},{numbers},{byte}\n1,{digits},"[[1],[2,3]]",+7\n'
         events = f'{{"id": 1, "{text}": "{digits}", "{numbers}": [[1], [2, 3]], "{byte}": "+7"}}'
         for body, format in ((csv, Input.CSV), (events, Input.NDJSON)):

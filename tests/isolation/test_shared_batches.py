@@ -25,6 +25,7 @@ from engine.warehouse.port import Input
 from engine.workspace.opening import open_workspace
 from engine.workspace.snapshot import DeployedFile
 from engine.workspace.workspace import Workspace
+from tests.support.soak import paired
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: routed}
@@ -84,8 +85,7 @@ POISON: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.proves("D11")
-@pytest.mark.parametrize("name", POISON)
-@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize(("name", "keyed"), paired(POISON, (False, True)))
 def test_only_the_bad_row_of_a_batch_is_quarantined(
     ingestion: BatchWriter, workspace: Workspace, name: str, keyed: bool
 ) -> None:

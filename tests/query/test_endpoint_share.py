@@ -14,9 +14,7 @@ from engine.tokens.claims import Claims, Scope
 from tests.support.in_process import Rookery, open_rookery
 
 # The result is longer than what is read ahead, so the query runs until its result is closed.
-LONG = (
-    "sql: SELECT number, repeat('x', 1000) AS text FROM numbers(100000)\nendpoint: {limits: {max_concurrent: %d}}\n"
-)
+LONG = "sql: SELECT number, repeat('x', 1000) AS text FROM numbers(12000)\nendpoint: {limits: {max_concurrent: %d}}\n"
 
 
 def caller(name: str, tenant: str | None) -> Claims:
