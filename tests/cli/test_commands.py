@@ -310,12 +310,17 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
     cli.write(FILES)
     cli("init")
     assert "nothing changed" in cli("init").err
-    cli("push")
+    before = {p.name for p in tmp_path.iterdir()}
+    cli("push", ROOKERY_DATA="", ROOKERY_URL="", ROOKERY_TOKEN="")
+    assert {p.name for p in tmp_path.iterdir()} == {".rookery", *before}, "an empty setting counts as unset"
     cli("append", "events", "-", input='{"tenant_id": 1, "event": "a", "units": 2}\n')
     assert "RK3004" in cli("get", "usage", "--tenant", "1", code=7).err
     cli("tenant", "add", "1", "--placement", "tables")
     assert cli("--json", "get", "usage", "--tenant", "1").json["data"] == [{"event": "a", "events": 1, "units": 2}]
     assert stat.S_IMODE((tmp_path / ".rookery" / "admin_token").stat().st_mode) == 0o600
+    # Commands at the same time wait for each other.
+    with ThreadPoolExecutor(3) as hands:
+        assert all(o.code == 0 for o in hands.map(lambda _: cli("--json", "tenant", "ls"), range(3)))
 
 
 def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
@@ -326,24 +331,8 @@ def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
     assert "SERVICE" not in message
 
 
-def test_an_empty_setting_counts_as_unset(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
-    cli.write(FILES)
-    before = {p.name for p in tmp_path.iterdir()}
-    cli("push", ROOKERY_DATA="", ROOKERY_URL="", ROOKERY_TOKEN="")
-    assert {p.name for p in tmp_path.iterdir()} == {".rookery", *before}
-
-
 def test_the_case_of_a_settings_name_does_not_matter(tmp_path: Path) -> None:
     assert "ROOKERY_READERS" in Cli(tmp_path)("tenant", "ls", code=1, rookery_readers="0").err
-
-
-def test_concurrent_commands_wait_for_each_other(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
-    cli.write(FILES)
-    cli("push")
-    with ThreadPoolExecutor(3) as hands:
-        assert all(o.code == 0 for o in hands.map(lambda _: cli("--json", "tenant", "ls"), range(3)))
 
 
 def test_shell_completion(tmp_path: Path) -> None:

@@ -107,23 +107,24 @@ materialize: {target: shares, per_tenant: true, engine: {type: SummingMergeTree,
 
 
 @pytest.mark.proves("D4")
-def test_a_tenant_excluded_from_a_shared_view_is_reported(tmp_path: Path) -> None:
-    with running(tmp_path / "home") as server:
-        cli = for_server(server, tmp_path / "checkout")
-        server.push({**FILES, "pipes/shares_pipe.yaml": SHARES})
-        cli("tenant", "add", *TENANTS)
-        server.events("events", [{"tenant_id": t, "event": "a", "units": t - 2} for t in TENANTS])
-        (suspended,) = cli("fanout", "status", "--json").json["suspended"]
-        assert (suspended["view"], suspended["without"]) == ("main._rk_shares_pipe", ["2"])
-        assert "exclude some tenants" in cli("fanout", "status").out
-        listed = {t["id"]: t["error"] for t in cli("tenant", "ls", "--json").json}
-        assert [t for t, error in listed.items() if error] == ["2"]
-        assert "excluded tenant 2" in cli("doctor", code=8).out
-        before = server.sql("SELECT sum(share) AS s FROM shares")
-        assert "RK3012" in cli("fanout", "repair", code=1).err
-        assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]
-        assert "RK3007" in cli("fanout", "repair", "--allow-destructive", "nothing", code=1).err
-        cli.write({**FILES, "pipes/shares_pipe.yaml": SHARES})
-        output = cli("push").text
-        assert "RK3012" in output and "nothing else to do" in output and "matches the files" not in output
-        assert server.sql("SELECT sum(share) AS s FROM shares") == before
+def test_a_tenant_excluded_from_a_shared_view_is_reported(shared_server: Server, tmp_path: Path) -> None:
+    """The last test: the view stays suspended for the tenant."""
+    server = shared_server
+    cli = for_server(server, tmp_path / "checkout")
+    server.push({**FILES, "pipes/shares_pipe.yaml": SHARES})
+    cli("tenant", "add", *TENANTS)
+    server.events("events", [{"tenant_id": t, "event": "a", "units": t - 2} for t in TENANTS])
+    (suspended,) = cli("fanout", "status", "--json").json["suspended"]
+    assert (suspended["view"], suspended["without"]) == ("main._rk_shares_pipe", ["2"])
+    assert "exclude some tenants" in cli("fanout", "status").out
+    listed = {t["id"]: t["error"] for t in cli("tenant", "ls", "--json").json}
+    assert [t for t, error in listed.items() if error] == ["2"]
+    assert "excluded tenant 2" in cli("doctor", code=8).out
+    before = server.sql("SELECT sum(share) AS s FROM shares")
+    assert "RK3012" in cli("fanout", "repair", code=1).err
+    assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]
+    assert "RK3007" in cli("fanout", "repair", "--allow-destructive", "nothing", code=1).err
+    cli.write({**FILES, "pipes/shares_pipe.yaml": SHARES})
+    output = cli("push").text
+    assert "RK3012" in output and "nothing else to do" in output and "matches the files" not in output
+    assert server.sql("SELECT sum(share) AS s FROM shares") == before

@@ -11,9 +11,9 @@ import pytest
 
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import CHECKSUM, Rookery, open_rookery
-from tests.support.soak import soaking
+from tests.support.soak import soak_rounds, soaking
 
-MANY = [str(n) for n in range(1, 201 if soaking() else 51)]
+MANY = [str(n) for n in range(1, 201 if soaking() else 37)]
 BROKEN = "17"
 _IDS = itertools.count(1)
 
@@ -50,7 +50,7 @@ def test_one_failing_tenant_delays_no_other(rookery: Rookery, monkeypatch: pytes
     chance = random.Random(17)
     rookery.run(f"ALTER TABLE {rookery.nest(BROKEN)}.events ADD CONSTRAINT poison CHECK 0")
     statements, costs = _statements(rookery, monkeypatch), []
-    for _ in range(25):
+    for _ in range(soak_rounds(14)):
         some = {BROKEN, *chance.sample(MANY, 12)}
         rookery.append([{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in sorted(some)])
         before = len(statements)

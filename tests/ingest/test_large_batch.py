@@ -10,7 +10,7 @@ import pytest
 from tests.support.server import Server, running
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = 140_000
+ROWS = 70_000
 """The engine reads blocks of 65,409 rows."""
 LAST = {
     "another form of its own number": b'{"tenant_id": "01", "event": "api_call"}',

@@ -11,6 +11,7 @@ from engine.errors import RookeryError
 from engine.ingest.stage_schemas import schema_for
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
+from tests.support.soak import paired
 
 OBJECTS = [
     '{"x": 1}',
@@ -50,8 +51,9 @@ def append(rookery: Rookery, name: str, body: str, key: str | None = None) -> tu
     return outcome.rows, outcome.quarantined
 
 
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("whole", ["String", "LowCardinality(String)", "Nullable(String)"])
+@pytest.mark.parametrize(
+    ("whole", "turned"), paired(("String", "LowCardinality(String)", "Nullable(String)"), (False, True))
+)
 def test_a_payload_is_kept_byte_for_byte(rookery: Rookery, whole: str, turned: bool) -> None:
     """In every form: alone, beside a bad row, keyed, and in a body too large to share a batch."""
     name = f"raw_{len(whole)}_{turned}"

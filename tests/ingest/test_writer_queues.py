@@ -179,7 +179,7 @@ def test_random_writers_have_every_row_once(rookery: Rookery) -> None:
     rookery.workspace.settings.__dict__["quarantine_rows"] = 100_000
     sent: list[tuple[Future[AppendResult], int, int]] = []
     try:
-        for n in range(60):
+        for n in range(30):
             bad = chance.choice([0, 0, 0, 0, 1, 2])
             good = chance.randrange(3)
             rows = [row(f"{n}-{i}", n=i) for i in range(good)] + [row(f"{n}-bad-{i}", n=[]) for i in range(bad)]

@@ -26,7 +26,7 @@ from tests.isolation.five_tenants import PLACEMENTS, ROWS, rows_of, token_of
 from tests.isolation.services import Service
 from tests.support.soak import soak_rounds
 
-REQUESTS = soak_rounds(300)
+REQUESTS = soak_rounds(150)
 STAY = tuple(PLACEMENTS)
 
 
@@ -107,7 +107,7 @@ def test_tenants_are_added_and_removed_while_others_query(service: Service) -> N
     stop, wrong = threading.Event(), []
 
     def come_and_go() -> None:
-        for n in range(3):
+        for n in range(2):
             guest, placement = ("fox", "tables") if n % 2 else ("gnu", "pooled")
             tenants.add(service.workspace, [guest], placement)
             token = token_of(service, guest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from engine.errors import RookeryError
 from engine.ingest.batch import Append, AppendResult
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
-from tests.support.in_process import Rookery, open_rookery
+from tests.support.in_process import Rookery, open_copy, open_rookery
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: FANOUT}
@@ -34,9 +35,10 @@ TABLES, POOLED = ("1", "2"), ("3", "4")
 GOOD, BAD = line(note="7"), line(note="seven")
 
 
-@pytest.fixture(params=["direct", "routed"])
-def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
-    with open_rookery(tmp_path_factory.mktemp("visibility")) as opened:
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("visibility")
+    with open_rookery(directory) as opened:
         opened.push(
             {
                 "datasources/events.yaml": EVENTS.replace("FANOUT", request.param),
@@ -46,6 +48,12 @@ def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         )
         opened.add(*TABLES, placement="tables")
         opened.add(*POOLED, placement="pooled")
+    return directory
+
+
+@pytest.fixture
+def rookery(prepared: Path, tmp_path: Path) -> Iterator[Rookery]:
+    with open_copy(prepared, tmp_path) as opened:
         yield opened
 
 

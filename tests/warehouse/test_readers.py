@@ -17,6 +17,7 @@ from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Warehouse
 from tests.support.reading import MANY, read, rows_of
+from tests.support.soak import paired
 from tests.support.warehouses import DATABASE, EMPTY, READERS, ROWS
 
 CHANGED = Name(EMPTY, "changed")
@@ -74,29 +75,28 @@ def test_a_changed_column_does_not_wait_until_the_engine_looks_for_mutations(emb
 # --- readers -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("D12")
-@pytest.mark.parametrize(
-    "sql",
-    [
-        f"INSERT INTO {DATABASE}.many (n) SELECT 1",
-        f"CREATE TABLE {DATABASE}.made (a UInt8) ENGINE = Memory",
-        f"DROP TABLE {DATABASE}.many",
-        f"ALTER TABLE {DATABASE}.many DELETE WHERE 1",
-        f"TRUNCATE TABLE {DATABASE}.many",
-        "SET readonly = 0",
-        "SELECT 1 SETTINGS readonly = 0",
-        "INSERT INTO FUNCTION file('rk_test.csv', 'CSV', 'a UInt8') SELECT 1",
-        "WITH x AS (SELECT 1) INSERT INTO FUNCTION null('a UInt8') SELECT * FROM x",
-        "SELECT 1 INTO OUTFILE 'rk_test.out'",
-        "SELECT 1 FORMAT CSV",
-        "SELECT 1; SELECT 2",
-        f"SELECT 1; DROP TABLE {DATABASE}.many",
-        "CREATE TEMPORARY TABLE t (a UInt8)",
-        "KILL QUERY WHERE 1",
-        "",
-    ],
+CHANGES = (
+    f"INSERT INTO {DATABASE}.many (n) SELECT 1",
+    f"CREATE TABLE {DATABASE}.made (a UInt8) ENGINE = Memory",
+    f"DROP TABLE {DATABASE}.many",
+    f"ALTER TABLE {DATABASE}.many DELETE WHERE 1",
+    f"TRUNCATE TABLE {DATABASE}.many",
+    "SET readonly = 0",
+    "SELECT 1 SETTINGS readonly = 0",
+    "INSERT INTO FUNCTION file('rk_test.csv', 'CSV', 'a UInt8') SELECT 1",
+    "WITH x AS (SELECT 1) INSERT INTO FUNCTION null('a UInt8') SELECT * FROM x",
+    "SELECT 1 INTO OUTFILE 'rk_test.out'",
+    "SELECT 1 FORMAT CSV",
+    "SELECT 1; SELECT 2",
+    f"SELECT 1; DROP TABLE {DATABASE}.many",
+    "CREATE TEMPORARY TABLE t (a UInt8)",
+    "KILL QUERY WHERE 1",
+    "",
 )
-@pytest.mark.parametrize("format", [Format.NDJSON, Format.JSON])
+
+
+@pytest.mark.proves("D12")
+@pytest.mark.parametrize(("sql", "format"), paired(CHANGES, (Format.NDJSON, Format.JSON)))
 def test_readers_cannot_change_data(warehouse: Warehouse, sql: str, format: Format) -> None:
     with pytest.raises(RookeryError):
         read(warehouse, sql, format)

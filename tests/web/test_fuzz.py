@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.server import Server, running_copy
+from tests.support.soak import soak_rounds
 from tests.web.project import FILES
 
 NAMES = [f.split("/")[1].removesuffix(".yaml") for f in FILES if "slow" not in f and "hungry" not in f]
@@ -123,8 +124,12 @@ def text_of(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+@pytest.mark.soak
 @settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=soak_rounds(400),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(
     method=st.sampled_from(["GET", "GET", "POST", "POST", "POST", "HEAD", "OPTIONS", "DELETE", "PUT", "PATCH"]),

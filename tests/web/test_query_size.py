@@ -9,6 +9,7 @@ import pytest
 
 from engine.sql.argument_bounds import SMALL_BLOCK_ROWS
 from tests.support.server import Server, sources
+from tests.support.soak import soak_rounds
 from tests.web.responses import refused
 
 STEPS: dict[str, tuple[int, str]] = {
@@ -59,7 +60,7 @@ def test_queries_that_expand_are_refused(server: Server, bomb: str) -> None:
 def test_random_chains_are_refused_exactly_above_the_limit(server: Server) -> None:
     chosen = random.Random(7)
     counts = {"refused": 0, "taken": 0}
-    for _ in range(60):
+    for _ in range(soak_rounds(35)):
         steps = [chosen.choice([*STEPS]) for _ in range(chosen.randint(1, 14))]
         copies = 1
         for step in steps:
@@ -71,7 +72,7 @@ def test_random_chains_are_refused_exactly_above_the_limit(server: Server) -> No
         elif copies * 2 ** steps.count("among") < 64:
             assert answer.status_code == 200, (steps, answer.text)
             counts["taken"] += 1
-    assert min(counts.values()) > 8, counts
+    assert min(counts.values()) > 4, counts
 
 
 ORDINARY = (
