@@ -36,7 +36,7 @@ parameters: [{name: customer, type: String, tenant_key: true}]
 """,
     "pipes/breaks.yaml": "sql: SELECT toInt64(word) AS n FROM events\n",
     "pipes/payroll_of_omega.yaml": "sql: SELECT employee_column FROM payroll\n",
-    "pipes/large.yaml": "sql: SELECT word, n.number AS n FROM events CROSS JOIN numbers(20000) AS n\n",
+    "pipes/large.yaml": "sql: SELECT word, n.number AS n FROM events CROSS JOIN numbers(4000) AS n\n",
 }
 SECRETS = (
     "payroll",
