@@ -73,7 +73,7 @@ ASKED: list[dict[str, Any]] = [
 def test_kpis_per_day_and_per_hour(journal: Found, tenant: str) -> None:
     server, page_hits = journal
     site = Site(page_hits, tenant)
-    for parameters in ASKED:
+    for parameters in ASKED[:: 1 if tenant == "alpha" else 3]:
         assert _ask(server, tenant, "api_kpis", **parameters) == site.kpis(parameters), parameters
     assert sum(row["visits"] for row in site.kpis(MARCH)) > 20
 
