@@ -17,8 +17,11 @@ from engine.schema import Mark, Name, View
 from engine.version import version
 from engine.warehouse import ddl
 from engine.warehouse.port import Value, Warehouse
-from engine.warehouse.registry import Registry
+from engine.warehouse.registry import STATE_TABLE, Registry
 from engine.workspace.interrupted_backup import KIND, NAME
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading a record raises that another program has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ class StoredTable:
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> StoredTable:
-        return StoredTable(str(body["uuid"]), int(body["rows"]), int(body["newest_block"]), bool(body["keeps_rows"]))
+        table = StoredTable(str(body["uuid"]), int(body["rows"]), int(body["newest_block"]), bool(body["keeps_rows"]))
+        if table.rows < 0 or table.newest_block < 0:
+            raise ValueError(f"{table}")
+        return table
 
 
 Tables = Mapping[Name, StoredTable]
@@ -91,8 +97,26 @@ class Description:
                 {_name(text): StoredTable.of(t) for text, t in body["tables"].items()},
                 {view: Name(*map(str, parts)) for view, parts in body["logs"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except UNREADABLE as exc:
             raise RookeryError(BACKUP_DAMAGED, "the backup's description cannot be read", detail=repr(exc)) from exc
+
+    def require(self, workspace: str) -> None:
+        """Raise BACKUP_DAMAGED unless everything that it names belongs to a workspace.
+
+        A restore writes to the databases that it names, so it must not name those of another workspace.
+        """
+        own = {name for name in self.databases if name == workspace or _is_nest_of(name, workspace)}
+        named = {*self.databases, *(table.database for table in self.tables)}
+        if self.workspace != workspace or named != own or Name(workspace, STATE_TABLE) not in self.tables:
+            raise RookeryError(
+                BACKUP_DAMAGED,
+                f"the backup's description is not that of the workspace `{workspace}`",
+                hint="restore only what `rookery backup` wrote",
+            )
+
+
+def _is_nest_of(database: str, workspace: str) -> bool:
+    return database.startswith(f"{workspace}_nest") and database.isascii() and database.replace("_", "").isalnum()
 
 
 def _name(text: str) -> Name:
@@ -162,13 +186,18 @@ def remove(registry: Registry) -> None:
     registry.remove(KIND, [NAME])
 
 
-def read(registry: Registry) -> Description:
-    """The recorded description. Raises BACKUP_DAMAGED without one."""
-    body = registry.read(KIND).get(NAME)
+def read(registry: Registry, workspace: str) -> Description:
+    """The recorded description of a backup of a workspace. Raises BACKUP_DAMAGED without one."""
+    try:
+        body = registry.read(KIND).get(NAME)
+    except ValueError as exc:
+        raise RookeryError(BACKUP_DAMAGED, "the backup's description cannot be read", detail=repr(exc)) from exc
     if body is None:
         raise RookeryError(
             BACKUP_DAMAGED,
             "the backup was not made by `rookery backup`",
             hint="a plain BACKUP may contain half of a delivery, so rows would be missing or doubled: docs/backup.md",
         )
-    return Description.of(body)
+    description = Description.of(body)
+    description.require(workspace)
+    return description

@@ -79,7 +79,7 @@ class _Restore:
                 _require_numbers(self.warehouse, log, restored[log])
             self.report("adapting offsets", 0, 0)
             self._require_mark()
-            renumber(self.warehouse, description, restored)
+            self._renumber(description, restored)
             self._require_mark()
         except BaseException:
             # If the server cannot be reached, the next restore does this.
@@ -167,7 +167,7 @@ class _Restore:
         temporary = restoring_database(self.workspace)
         copied, original = Name(temporary, STATE_TABLE), Name(self.workspace, STATE_TABLE)
         self._run(f"RESTORE TABLE {original.sql()} AS {copied.sql()} FROM {self.source.sql()}", "reading the backup")
-        description = descriptions.read(Registry(self.warehouse, temporary))
+        description = descriptions.read(Registry(self.warehouse, temporary), self.workspace)
         if description.layout > LAYOUT_VERSION:
             raise newer_layout_error(f"the backup of workspace `{self.workspace}`", description.layout)
         if description.zone != self.warehouse.zone:
@@ -190,6 +190,18 @@ class _Restore:
             self._require_mark()
             self.warehouse.execute(f"DETACH TABLE {name.sql()}")
             self.warehouse.execute(f"ATTACH TABLE {name.sql()}")
+
+    def _renumber(self, description: Description, restored: Tables) -> None:
+        """Adapt the restored records. Raises BACKUP_DAMAGED if they are not those of a workspace."""
+        try:
+            renumber(self.warehouse, description, restored)
+        except descriptions.UNREADABLE as exc:
+            raise RookeryError(
+                BACKUP_DAMAGED,
+                "the records of the workspace in the backup cannot be read",
+                hint="nothing was restored: use an older backup",
+                detail=repr(exc),
+            ) from exc
 
     def _run(self, sql: str, what: str) -> None:
         self._require_mark()

@@ -31,7 +31,7 @@ from engine.fanout.batch_completion import UNCERTAIN_KIND
 from engine.fanout.router import Router, router_of
 from engine.observe import events
 from engine.plan.coverage import Coverage
-from engine.schema import Name, Schema, View
+from engine.schema import Name, Schema, View, quote
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.layout_version import LAYOUT_VERSION
 from engine.warehouse.port import Value, Warehouse
@@ -118,7 +118,7 @@ def backup_statement(description: Description, destination: Destination) -> str:
 
 def databases_list(description: Description) -> str:
     """The databases of a workspace, for BACKUP and RESTORE."""
-    return ", ".join(f"DATABASE `{name}`" for name in description.databases)
+    return ", ".join(f"DATABASE {quote(name)}" for name in description.databases)
 
 
 def refuse_unusable_tables(warehouse: Warehouse, databases: list[str]) -> None:

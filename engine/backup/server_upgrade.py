@@ -71,6 +71,6 @@ def _read(warehouse: Warehouse, workspace: str, source: Destination) -> Descript
         sql = f"RESTORE TABLE {original.sql()} AS {copied.sql()} FROM {source.sql()}"
         with started(warehouse, sql, source, workspace) as statement:
             statement.wait("reading the backup", lambda *_: None)
-        return descriptions.read(Registry(warehouse, temporary))
+        return descriptions.read(Registry(warehouse, temporary), workspace)
     finally:
         warehouse.execute(ddl.drop_database(temporary))

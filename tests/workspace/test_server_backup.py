@@ -23,7 +23,7 @@ from engine.backup import description as descriptions
 from engine.backup.embedded import backups_of
 from engine.backup.restoring import restore
 from engine.errors import BACKUP_RUNNING, NOT_DELIVERED, RESTORE_UNFINISHED, UNREACHABLE, USAGE, RookeryError
-from engine.schema import Mark
+from engine.schema import Mark, literal
 from engine.settings import Settings
 from engine.warehouse import server_backup
 from engine.warehouse.port import Rows, Value, Warehouse
@@ -201,8 +201,15 @@ def suspended(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     cli("fanout", "retry")
     # A view that fails is suspended. It does not prevent a backup.
     suspend(saved.server)
-    cli("backup", "disk:backups/suspended")
+    done = cli("--json", "backup", "disk:backups/suspended").json
     ask(url, "BACKUP DATABASE main TO Disk('backups', 'plain')")
+    # A description that another program has changed must not lead to another workspace.
+    ask(url, "CREATE DATABASE other")
+    ask(url, "CREATE TABLE other.foreign (x UInt8) ENGINE = MergeTree ORDER BY x")
+    changed = literal(json.dumps({**done, "databases": ["main`, DATABASE `other", *done["databases"]]}))
+    ask(url, f"INSERT INTO main._rk_state (kind, name, body) VALUES ('backup', 'description', {changed})")
+    databases = ", ".join(f"DATABASE {name}" for name in [*done["databases"], "other"])
+    ask(url, f"BACKUP {databases} TO Disk('backups', 'changed')")
     return saved
 
 
@@ -282,6 +289,7 @@ def test_a_restore_that_is_killed_or_repeated_starts_again(suspended: Saved, tmp
 
 REFUSED_RESTORES: list[tuple[dict[str, Any], str]] = [
     ({"from": "disk:backups/plain"}, "RK7020"),
+    ({"from": "disk:backups/changed"}, "RK7020"),
     ({"from": "disk:backups/suspended", "settings": {"ROOKERY_WORKSPACE": "another"}}, "RK7020"),
     ({"from": "disk:backups/missing"}, "RK1008"),
     ({"from": "disk:default/x"}, "RK6025"),
@@ -522,3 +530,43 @@ def test_destinations(text: str, sql: str) -> None:
     assert Destination.of(text.rpartition("/")[0] + "/" if "/" in text else "file:").path.startswith(
         ("a/rookery-", "rookery-")
     )
+
+
+TABLE = {"uuid": "0", "rows": 1, "newest_block": 1, "keeps_rows": True}
+DESCRIPTION: dict[str, Any] = {
+    "created_at": "",
+    "rookery": "",
+    "engine": "",
+    "layout": 2,
+    "timezone": "UTC",
+    "workspace": "main",
+    "databases": ["main", "main_nest_1"],
+    "tables": {"main._rk_state": TABLE, "main_nest_1.events": TABLE},
+    "logs": {},
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"workspace": "other"},
+        {"databases": ["main", "main_nest_1", "other"]},
+        {"databases": ["main", "main_nest_1", "main2"]},
+        {"databases": ["main", "main_nest_1", "main_nest`, DATABASE `other"]},
+        {"databases": ["main_nest_1"]},
+        {"databases": []},
+        {"tables": {}},
+        {"tables": {"main._rk_state": TABLE, "other._rk_state": TABLE}},
+        {"tables": {"main._rk_state": {**TABLE, "rows": -1}}},
+        {"tables": {"main._rk_state": {**TABLE, "rows": float("inf")}}},
+        {"tables": []},
+        {"logs": {"main.view": ["main"]}},
+        {"layout": float("inf")},
+    ],
+    ids=str,
+)
+def test_a_description_that_another_program_has_changed_is_refused(changed: dict[str, Any]) -> None:
+    descriptions.Description.of(DESCRIPTION).require("main")
+    with pytest.raises(RookeryError) as caught:
+        descriptions.Description.of({**DESCRIPTION, **changed}).require("main")
+    assert caught.value.code.id == "RK7020"
