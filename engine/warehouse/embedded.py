@@ -17,7 +17,7 @@ from engine.warehouse import parser
 from engine.warehouse.directory import Directory
 from engine.warehouse.embedded_documents import DocumentReader, buffer_limits
 from engine.warehouse.errors import TOO_LITTLE, EngineError, file_error, storage_error
-from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS, SHORT_QUERY_SETTINGS, Handle
+from engine.warehouse.handles import READER_SETTINGS, SHORT_QUERY_SETTINGS, WRITER_SETTINGS, Handle
 from engine.warehouse.mutation_wake import MutationWake
 from engine.warehouse.part_watch import PartWatch
 from engine.warehouse.pool import Pool
@@ -257,9 +257,7 @@ class EmbeddedWarehouse:
             known = {str(row[0]) for row in handle.rows("SELECT name FROM system.settings").rows}
             version = str(handle.rows("SELECT version()").rows[0][0])
             zoned: dict[str, int | str] = {"session_timezone": self._zone}
-            self._writer_settings = {
-                name: value for name, value in CORRECTNESS_SETTINGS.items() if name in known
-            } | zoned
+            self._writer_settings = {name: value for name, value in WRITER_SETTINGS.items() if name in known} | zoned
             handle.set(self._writer_settings)
         self._reader_settings = {
             name: value for name, value in {**READER_SETTINGS, **SHORT_QUERY_SETTINGS}.items() if name in known

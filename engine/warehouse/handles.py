@@ -27,6 +27,15 @@ CORRECTNESS_SETTINGS: Mapping[str, int | str] = {
 }
 """Settings that disable features of the engine that produce wrong results, for readers and writers."""
 
+WRITER_SETTINGS: Mapping[str, int | str] = {
+    **CORRECTNESS_SETTINGS,
+    # The conditions for rows name every column of a datasource, and values in lists, maps and tuples several times.
+    "max_query_size": 8 << 20,
+    "max_ast_elements": 1_000_000,
+    "max_expanded_ast_elements": 5_000_000,
+}
+"""Settings of all writers."""
+
 READER_SETTINGS: Mapping[str, int | str] = {
     **CORRECTNESS_SETTINGS,
     # Otherwise the engine could move a condition of the query in front of the tenant filter.

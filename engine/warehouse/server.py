@@ -22,7 +22,7 @@ from engine.schema import Name, literal, quote
 from engine.warehouse import embedded, parser
 from engine.warehouse.error_trailer import ErrorTrailer
 from engine.warehouse.errors import EngineError, translate
-from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS
+from engine.warehouse.handles import READER_SETTINGS, WRITER_SETTINGS
 from engine.warehouse.port import (
     Capabilities,
     DamagedPart,
@@ -80,7 +80,7 @@ class ServerWarehouse:
                 self._writer = open_client(url, writer, {}, self._pool)
                 self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(options.database)}")
             known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
-            for name, value in CORRECTNESS_SETTINGS.items():
+            for name, value in WRITER_SETTINGS.items():
                 if name in known:
                     self._writer.set_client_setting(name, value)
             self._zone = self._server_zone(options.zone)

@@ -197,6 +197,12 @@ def test_result_limits_of_a_statement_hold_at_every_size(
         assert (caught.value.code, caught.value.engine_code) == (errors.RESULT_LIMIT, 396)
 
 
+def test_a_statement_of_rookery_s_own_may_be_long(warehouse: Warehouse) -> None:
+    """The conditions for the rows of a wide datasource are longer than the engine allows by default."""
+    size = 1 << 19
+    assert warehouse.query(f"SELECT length('{'x' * size}')").rows == [(size,)]
+
+
 def test_a_setting_whose_name_is_sql_is_refused(warehouse: Warehouse) -> None:
     with pytest.raises(EngineError):
         read(warehouse, "SELECT 1", settings={"max_threads = 1, readonly": 0})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.ingest.values.composite_types import composite, each
-from engine.ingest.values.staging_rules import WideType
+from engine.ingest.values.staging_rules import Sql, WideType
 from engine.ingest.values.wide_types import bare, text_value
 from engine.schema import literal
 from engine.warehouse.type_names import Type
@@ -47,8 +47,8 @@ def csv_composite(type: Type) -> WideType | None:
 
     return WideType(
         "String",
-        lambda v: f"({matches(v)} AND {check(parsed(v))})",
-        lambda v: convert(parsed(v)),
+        lambda v: f"({matches(v)} AND {_once('arrayAll', check, parsed(v))})",
+        lambda v: f"{_once('arrayMap', convert, parsed(v))}[1]",
         True,
         values.restage,
     )
@@ -101,15 +101,30 @@ def _parsed(type: Type, v: str) -> str:
     patterns = [_pattern(part) for part in type.parts]
     if type.kind == "Tuple":
         groups = ([*patterns[:n], f"({p})", *patterns[n + 1 :]] for n, p in enumerate(patterns))
-        texts = (f"extract({v}, {_regex(f'^{_tuple(group)}$')})" for group in groups)
-        return f"tuple({', '.join(_parsed(part, text) for part, text in zip(type.parts, texts, strict=True))})"
-    inner = f"substring({v}, 2, length({v}) - 2)"
+        parts = [(part, _regex(f"^{_tuple(group)}$")) for part, group in zip(type.parts, groups, strict=True)]
+
+        def parsed_tuple(v: str) -> str:
+            return f"tuple({', '.join(_parsed(part, f'extract({v}, {regex})') for part, regex in parts)})"
+
+        return f"{_once('arrayMap', parsed_tuple, v)}[1]"
+    inner = f"substring({v}, 2, -1)"
     if type.kind == "Array":
         return _parsed_list(type.parts[0], f"extractAll({inner}, {_regex(patterns[0])})")
     (key, value), (keys, values) = patterns, type.parts
-    key_texts = f"extractAll({inner}, {_regex(f'({key}){_COLON}{value}')})"
-    value_texts = f"extractAll({inner}, {_regex(f'{key}{_COLON}({value})')})"
-    return f"mapFromArrays({_parsed_list(keys, key_texts)}, {_parsed_list(values, value_texts)})"
+
+    def parsed_map(v: str) -> str:
+        key_texts = f"extractAll({v}, {_regex(f'({key}){_COLON}{value}')})"
+        value_texts = f"extractAll({v}, {_regex(f'{key}{_COLON}({value})')})"
+        return f"mapFromArrays({_parsed_list(keys, key_texts)}, {_parsed_list(values, value_texts)})"
+
+    return f"{_once('arrayMap', parsed_map, inner)}[1]"
+
+
+def _once(function: str, inner: Sql, v: str) -> str:
+    """The SQL of a function over an array with one value. However often `inner` names the value, it is written once:
+    repeated at each level of nesting, it would exceed the engine's limits for statements.
+    """
+    return each(function, inner, f"[{v}]")
 
 
 def _parsed_list(element: Type, texts: str) -> str:
