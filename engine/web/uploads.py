@@ -38,6 +38,10 @@ MAX_BATCHES_IN_FLIGHT = 2
 UNLIMITED_BYTES = 1 << 60
 WHOLE_PARQUET_BYTES = 32 << 20
 """Maximum size of a Parquet file that is stored as one batch."""
+MAX_BYTES_IN_MEMORY = 1 << 20
+"""Maximum size of a Parquet file in memory while it arrives. A larger one is on disk, so that many slow uploads take
+little memory.
+"""
 
 
 @dataclass(slots=True)
@@ -177,10 +181,11 @@ class Upload:
     async def _parquet_batches(self, request: Request, budget: MemoryBudget) -> AsyncIterator[bytes]:
         """A Parquet file in batches. Its metadata is at the end, so a large file is first written to disk."""
         limiter = self._services.limiter
-        with SpooledTemporaryFile(max_size=WHOLE_PARQUET_BYTES) as file:
+        with SpooledTemporaryFile(max_size=MAX_BYTES_IN_MEMORY) as file:
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
-                budget.release_all()
+                if file.tell() > MAX_BYTES_IN_MEMORY:
+                    budget.release_all()
             size = file.tell()
             if not size:
                 return
@@ -189,6 +194,8 @@ class Upload:
             plan = await anyio.to_thread.run_sync(plan_of, cast(BinaryIO, file), source, limiter=limiter)
             file.seek(0)
             if size <= WHOLE_PARQUET_BYTES and not plan.columns:
+                # From here on, the batch is counted.
+                budget.release_all()
                 yield file.read()
                 return
             batches = split_parquet(
@@ -203,7 +210,7 @@ class Upload:
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
         """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file occupies."""
         file.write(chunk)
-        if (size := file.tell()) > WHOLE_PARQUET_BYTES:
+        if (size := file.tell()) > MAX_BYTES_IN_MEMORY:
             directory = gettempdir()
             usage = shutil.disk_usage(directory)
             require_spool_space(self._services.workspace, Space(directory, usage.free, usage.total), size)

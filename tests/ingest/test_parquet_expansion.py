@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.ingest.formats.parquet import split_parquet
-from engine.web.uploads import WHOLE_PARQUET_BYTES
+from engine.web.uploads import MAX_BYTES_IN_MEMORY
 from tests.support.server import running
 
 EVENTS = """
@@ -60,7 +60,7 @@ def test_a_file_spooled_to_disk_respects_the_reserve_of_free_space(tmp_path: Pat
     with running(tmp_path, ROOKERY_MIN_FREE=reserve) as server:
         server.push({"datasources/events.yaml": EVENTS})
         response = server.admin(
-            "POST", "/v0/datasources?name=events&format=parquet", content=b"PAR1" + bytes(WHOLE_PARQUET_BYTES)
+            "POST", "/v0/datasources?name=events&format=parquet", content=b"PAR1" + bytes(MAX_BYTES_IN_MEMORY)
         )
         assert (response.status_code, response.json()["code"]) == (507, "RK6008")
         server.events("events", [{"s": "x"}])

@@ -222,6 +222,18 @@ def test_windows_of_open_zstd_streams_count_against_the_memory_budget(server: Se
     assert server.post(path, ant, content=begun).json()["code"] == "RK5007"
 
 
+def test_parquet_files_that_arrive_slowly_are_counted_or_on_disk(server: Server, ant: str) -> None:
+    path, parts = "/v0/datasources?name=events&format=parquet", urlsplit(server.url)
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {ant}\r\ncontent-length: 99999999\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port)) as stream:
+        deadline = time.monotonic() + PATIENCE
+        stream.sendall(head.encode())
+        for begun, counted in ((b"PAR1" + bytes(900_000), 900_004.0), (bytes(2 * MIB), 0.0)):
+            stream.sendall(begun)
+            while f"rookery_waiting_bytes {counted}" not in server.admin("GET", "/metrics").text:
+                assert time.monotonic() < deadline
+
+
 def test_parameters_with_very_many_lists_are_refused(server: Server, ant: str) -> None:
     for number, status in ((50_000, 200), (150_000, 400)):
         body = {"unused": [[]] * number, **({} if status == 200 else {"q": "["})}
