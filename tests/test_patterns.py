@@ -59,6 +59,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_PREFIX": [("", "Code: 1", ""), ("", "Code: 1. DB::Exception: ", "")],
     "engine/warehouse/errors.py:_NUMBER": [("", "Code: 1", ""), ("Code: ", "1", "")],
     "engine/warehouse/errors.py:_TAIL": [("", " ", "x"), ("(AAAA)", " ", "x"), ("", "(AAAA)", "x"), ("(", "A", "")],
+    "engine/warehouse/errors.py:_STAGE": [("_stage.", "a", ""), ("", "_stage.", ""), ("_stage.", "a_0123456789ab_", "")],
     "engine/warehouse/errors.py:_HTTP_STATUS": [("HTTP driver received HTTP status ", "1", "x")],
     "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
     "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +72,12 @@ class ServerBackup:
                 description, statement, paused = self._begin()
             log.info("a backup was begun", paused_seconds=round(paused, 3))
             state = statement.wait("backing up", report)
-        finally:
-            descriptions.remove(registry)
+        except BaseException:
+            # If the server cannot be reached, the next start does this.
+            with suppress(RookeryError):
+                descriptions.remove(registry)
+            raise
+        descriptions.remove(registry)
         events.note("backed up", paused_seconds=round(paused, 3), files=state.files)
         return {**description.as_dict(), "destination": str(self.destination), "paused_seconds": round(paused, 3)}
 

@@ -16,6 +16,7 @@ from engine.fanout.offsets import LogRange
 from engine.fanout.staged_appends import StagedAppends
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
+from engine.warehouse.errors import is_lost_stage
 from engine.workspace.workspace import Workspace
 
 COPY_STAGE_TENANTS = 8
@@ -77,11 +78,12 @@ class NestWriter:
         landing = self.log()
         if not all(b.table and b.columns == landing.relation.columns for b in batches):
             return self.insert_range(log_range, choose)
-        staged = self._merge(landing, batches) if len(batches) > 1 else _StagedRows.of(batches[0])
-        present = choose(self._tenants(staged))
-        if len(batches) == 1 and len(present) >= COPY_STAGE_TENANTS:
-            staged = self._merge(landing, batches)
-
+        try:
+            staged, present = self._staged(landing, batches, choose)
+        except RookeryError as exc:
+            if is_lost_stage(exc):
+                return self.insert_range(log_range, choose)
+            raise
         encoded = is_encoded(landing.relation)
 
         def rows(owner: str) -> str:
@@ -93,6 +95,16 @@ class NestWriter:
             return f"SELECT {landing.own_values(ROW_TUPLE)} FROM ({row})"
 
         return self._spread(landing, log_range, present, rows)
+
+    def _staged(
+        self, landing: LandingLog, batches: Sequence[CommittedBatch], choose: Chosen
+    ) -> tuple[_StagedRows, set[str]]:
+        """The rows of batches with stages, and the tenants that receive them now."""
+        staged = self._merge(landing, batches) if len(batches) > 1 else _StagedRows.of(batches[0])
+        present = choose(self._tenants(staged))
+        if len(batches) == 1 and len(present) >= COPY_STAGE_TENANTS:
+            staged = self._merge(landing, batches)
+        return staged, present
 
     def insert_range(self, log_range: LogRange, choose: Chosen) -> Failures:
         """Insert a range from landing into the nests of the chosen tenants."""
@@ -131,7 +143,12 @@ class NestWriter:
         parts = " UNION ALL ".join(
             f"SELECT {b.values}, {b.tenant} FROM {b.table} WHERE {b.condition}" for b in batches
         )
-        self._workspace.warehouse.execute(f"TRUNCATE TABLE {merged.sql()}")
+        try:
+            self._workspace.warehouse.execute(f"TRUNCATE TABLE {merged.sql()}")
+        except RookeryError:
+            # A ClickHouse server loses it when it is restarted.
+            self._merged = None
+            raise
         self._workspace.warehouse.execute(f"INSERT INTO {merged.sql()} ({', '.join(columns)}, _rk_tenant) {parts}")
         return _StagedRows(merged.sql(), ", ".join(columns), "_rk_tenant", "1")
 

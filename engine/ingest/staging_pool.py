@@ -13,6 +13,7 @@ from engine.errors import RookeryError
 from engine.ingest.values.staging import StageSchema, stage_ddl
 from engine.schema import Name
 from engine.warehouse import ddl
+from engine.warehouse.errors import is_lost_stage
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
@@ -27,6 +28,7 @@ class BorrowedStage:
     def __init__(self, pool: StagingPool, schema: StageSchema, table: Name) -> None:
         self.table = table
         self._return = partial(pool.give_back, schema, table)
+        self._forget = pool.forget
         self._is_handed_over = False
 
     def hand_over(self) -> Callable[[], None]:
@@ -37,8 +39,10 @@ class BorrowedStage:
     def __enter__(self) -> BorrowedStage:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if not self._is_handed_over:
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if is_lost_stage(exc):
+            self._forget()
+        elif not self._is_handed_over:
             self._return()
 
 
@@ -75,7 +79,14 @@ class StagingPool:
             self._warehouse.execute(ddl.drop_table(table) if drop else f"TRUNCATE TABLE {table.sql()}")
         except RookeryError as exc:
             log.error("cannot empty a stage", table=str(table), error=exc)
+            if is_lost_stage(exc):
+                self.forget()
             return
         if not drop:
             with self._lock:
-                self._free[schema.identity].append(table)
+                self._free.setdefault(schema.identity, []).append(table)
+
+    def forget(self) -> None:
+        """Forget the tables that are kept: a ClickHouse server loses them when it is restarted."""
+        with self._lock:
+            self._free.clear()

@@ -127,6 +127,9 @@ _RETRY_AFTER: Mapping[Code, str] = {errors.BUSY: "1", errors.STORAGE: "2", error
 """Values of Retry-After, in seconds, for errors after which the same statement may succeed."""
 _DISK_ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _FILE_SYSTEM = "filesystem error"
+_UNKNOWN_TABLE = 60
+# The names of stages, and of tables that combine several of them. They are in memory only.
+_STAGE = re.compile(r"_stage\.(?:_rk_flush_|\w+_[0-9a-f]{12}_[0-9a-f]{8}\b)")
 """Start of C++ exceptions about files. The engine has the same number for all exceptions of the standard library."""
 _TOO_BIG = "Query tree is too big"
 """Message about a statement that is too large when expanded. Its number is shared by all invalid arguments."""
@@ -208,6 +211,8 @@ def translate(exc: BaseException) -> EngineError:
     code = _code_of(number, text)
     # Messages about files contain paths of the host, which only the operator's log may contain.
     message = code.title if code in _ABOUT_FILES else sentence(text) or code.title
+    if number == _UNKNOWN_TABLE and code is errors.UNREACHABLE:
+        message = "the ClickHouse server was restarted"
     return EngineError(
         code,
         message,
@@ -239,6 +244,9 @@ def _code_of(number: int, text: str) -> Code:
     code = CODES.get(number, errors.ENGINE)
     if number == 36 and _TOO_BIG in text:
         code = errors.TOO_COMPLEX
+    if number == _UNKNOWN_TABLE and _STAGE.search(text):
+        # The rows are not the reason, so the sender must repeat them.
+        code = errors.UNREACHABLE
     if number == 1001 and _FILE_SYSTEM in text:
         code = errors.STORAGE
     if number in _CUT_OFF and _OF_A_PART.search(text):
@@ -282,6 +290,11 @@ def is_transient(exc: RookeryError) -> bool:
         return True
     number = getattr(exc, "engine_code", None)
     return number in _OVERLOAD and not exceeds_own_memory(exc)
+
+
+def is_lost_stage(exc: BaseException | None) -> bool:
+    """Whether a stage no longer exists: a ClickHouse server was restarted, and had it in memory."""
+    return getattr(exc, "engine_code", None) == _UNKNOWN_TABLE and getattr(exc, "code", None) in _TRANSIENT
 
 
 def is_caused_by_rows(exc: RookeryError) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.errors import OVERLOADED, RookeryError
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import Rookery, open_rookery
 
@@ -97,3 +98,24 @@ def test_a_pipe_pushed_during_a_failure_has_every_row_once(rookery: Rookery, poi
     rookery.push(files)
     assert rookery.deliver(_rows(*OWN))
     assert rookery.differences(OWN, ("sums", "chained", fresh)) == []
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_rows_whose_stage_is_lost_are_delivered_from_landing(rookery: Rookery, batches: int) -> None:
+    """A ClickHouse server that is restarted while rookery runs has lost its tables in memory."""
+    lane = rookery.router.worker("events")
+    assert lane is not None
+    with lane.delivery_lock:
+        waiting = [rookery.append(_rows(*OWN)).visible for _ in range(batches)]
+        for (table,) in rookery.rows("SELECT name FROM system.tables WHERE database = 'main_stage'"):
+            rookery.run(f"DROP TABLE main_stage.{table}")
+    assert [visible.result(20) for visible in waiting if visible is not None] == [True] * batches
+    rookery.wait_until_caught_up()
+    # The next append may be refused, because it reuses a stage that is lost. Only the rows of another one are stored.
+    for _ in range(2):
+        try:
+            assert rookery.deliver(_rows(*OWN))
+        except RookeryError as exc:
+            assert exc.code is OVERLOADED
+    assert rookery.deliver(_rows(*OWN))
+    assert rookery.differences(OWN, ("sums", "chained")) == []

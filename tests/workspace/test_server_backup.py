@@ -165,6 +165,12 @@ def copy(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
         yield cli
 
 
+def lose_stages(url: str) -> None:
+    """Lose the tables in memory, as a ClickHouse server does that is restarted while rookery runs."""
+    for table in ask(url, "SELECT name FROM system.tables WHERE database = 'main_stage'").split():
+        ask(url, f"DROP TABLE main_stage.{table}")
+
+
 def test_a_restored_workspace_has_everything_and_continues(saved: Saved, copy: Cli, tmp_path: Path) -> None:
     assert "RK7021" in copy("restore", "disk:backups/nightly/1", code=4).err
     with running(tmp_path / "home", **copy.environment) as server:
@@ -173,6 +179,11 @@ def test_a_restored_workspace_has_everything_and_continues(saved: Saved, copy: C
         assert answers(server) == saved.answers
         server.events("events", [{"tenant_id": t, "event": "b", "units": n} for n in range(5) for t in (1, 2, 8)])
         keyed(server, "later", tenant_id=2, event="later", units=1)
+        lose_stages(copy.environment["ROOKERY_CLICKHOUSE_URL"])
+        append = {"params": {"name": "events"}, "content": '{"tenant_id": 1, "event": "a", "units": 2}'}
+        answer = server.admin("POST", "/v0/events", **append)
+        assert (answer.status_code, answer.json()["code"]) == (503, "RK6010")
+        assert server.admin("POST", "/v0/events", **append).status_code < 300
         assert_intact(server)
     # The next start must not deliver the newest batch again.
     with running(tmp_path / "home", **copy.environment) as server:
