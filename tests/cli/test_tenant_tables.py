@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -99,35 +100,46 @@ def test_appended_files_reach_their_tenants(server: Server, tmp_path: Path) -> N
     assert "WHERE tenant_id = 20" in (directory / written).read_text()
 
 
+@dataclass(frozen=True)
+class Provisioned:
+    """A checkout with which tenants 10 and 11 were provisioned, and their tokens."""
+
+    directory: Path
+    tokens: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def provisioned(server: Server, tmp_path_factory: pytest.TempPathFactory, forked: Path) -> Provisioned:
+    directory = checkout(tmp_path_factory.mktemp("two") / "checkout")
+    return Provisioned(directory, tuple(provision(server, directory, tenant, forked) for tenant in (10, 11)))
+
+
 @pytest.mark.proves("B3", "B12", "B13")
-def test_a_tenants_token_reads_its_two_resources_and_nothing_else(
-    server: Server, tmp_path: Path, forked: Path
-) -> None:
-    directory = checkout(tmp_path / "tokens")
-    one, two = (provision(server, directory, t, forked) for t in (2, 3))
-    for tenant, token in ((2, one), (3, two)):
+def test_a_tenants_token_reads_its_two_resources_and_nothing_else(server: Server, provisioned: Provisioned) -> None:
+    one, two = provisioned.tokens
+    for tenant, token in ((10, one), (11, two)):
         assert server.get(f"/v0/pipes/tenant_{tenant}_usage_current_month.json", token).status_code == 200
         rows = server.sql(f"SELECT {FACTS} FROM tenant_{tenant}_ds", token)
         assert rows == server.sql(f"SELECT {FACTS} FROM events WHERE tenant_id = {tenant}")
         assert server.sql(f"SELECT sum(events) AS n FROM tenant_{tenant}_usage_current_month", token)
-    for path in ("tenant_3_usage_current_month.json", "tenant_3_pipe.json", "tenant_3_ds.json", "events.json"):
+    for path in ("tenant_11_usage_current_month.json", "tenant_11_pipe.json", "tenant_11_ds.json", "events.json"):
         assert refused(server, one, f"/v0/pipes/{path}") == 403
     for table in (
-        "tenant_3_ds",
-        "tenant_3_pipe",
-        "tenant_3_usage_current_month",
-        "tenant_2_pipe",
+        "tenant_11_ds",
+        "tenant_11_pipe",
+        "tenant_11_usage_current_month",
+        "tenant_10_pipe",
         "events",
         "main.events",
-        "main.tenant_3_ds",
-        "main._rk_tenant_3_pipe",
+        "main.tenant_11_ds",
+        "main._rk_tenant_11_pipe",
         "system.tables",
     ):
         status = refused(server, one, "/v0/sql", params={"q": f"SELECT * FROM {table}"})
         assert status == (400 if "_rk_" in table else 403), table
-    both = "SELECT * FROM tenant_2_ds UNION ALL SELECT * FROM tenant_3_ds"
+    both = "SELECT * FROM tenant_10_ds UNION ALL SELECT * FROM tenant_11_ds"
     assert refused(server, one, "/v0/sql", params={"q": both}) == 403
-    for path in ("/v0/datasources", "/v0/pipes", "/v0/tokens", "/v0/tenants", "/v0/datasources/tenant_2_ds"):
+    for path in ("/v0/datasources", "/v0/pipes", "/v0/tokens", "/v0/tenants", "/v0/datasources/tenant_10_ds"):
         assert refused(server, one, path) == 403
 
 
@@ -180,11 +192,9 @@ def test_removing_a_tenants_datasource_never_disturbs_inserts(server: Server, tm
 
 @pytest.mark.proves("B14")
 def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
-    server: Server, tmp_path: Path, forked: Path
+    server: Server, provisioned: Provisioned
 ) -> None:
-    cli = for_server(server, checkout(tmp_path / "change"))
-    for tenant in (10, 11):
-        provision(server, cli.directory, tenant, forked)
+    cli = for_server(server, provisioned.directory)
 
     def eleven() -> object:
         shown = [
