@@ -36,10 +36,12 @@ from engine.plan.steps import (
     Plan,
     StartReaders,
     Step,
+    StoreValues,
 )
 from engine.plan.view_lock import ViewLock
 from engine.schema import Name, View
 from engine.warehouse import ddl
+from engine.warehouse.errors import NOT_IMPLEMENTED, EngineError
 from engine.warehouse.port import Capabilities, Warehouse
 
 log = structlog.get_logger("rookery.plan")
@@ -181,7 +183,7 @@ def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
 def _run(warehouse: Warehouse, steps: Sequence[Step]) -> None:
     """Execute one step, or changes of a group as one statement. Raises RK3010 with the steps in the message."""
     try:
-        warehouse.execute(_sql(steps, warehouse.capabilities))
+        _execute(warehouse, steps)
     except RookeryError as exc:
         for step in steps:
             if isinstance(step, ChangeColumn) and step.previous is not None:
@@ -197,6 +199,17 @@ def _run(warehouse: Warehouse, steps: Sequence[Step]) -> None:
             detail=exc.detail,
             public=failed + exc.public,
         ) from exc
+
+
+def _execute(warehouse: Warehouse, steps: Sequence[Step]) -> None:
+    try:
+        warehouse.execute(_sql(steps, warehouse.capabilities))
+    except EngineError as exc:
+        step = steps[0]
+        if not isinstance(step, StoreValues) or exc.engine_code != NOT_IMPLEMENTED:
+            raise
+        # The engine mutates no table that it loaded after its start. A merge stores the values too.
+        warehouse.execute(ddl.merge_all(step.name))
 
 
 def _sql(steps: Sequence[Step], capabilities: Capabilities) -> str:

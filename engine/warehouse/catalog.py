@@ -7,12 +7,14 @@ of one of them were added later.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from engine.schema import Column, Index, Mark, Name, Schema, Table, View
+from engine.schema import Column, Index, Mark, Name, Schema, Table, View, quote
 from engine.warehouse.clauses import as_expression, read_clauses, read_constraints, read_target
 from engine.warehouse.ddl import is_nest
+from engine.warehouse.part_names import parts_in, replaced_parts
 from engine.warehouse.port import Value, Warehouse
 
 _WORKSPACE = "({0} = {{w:String}} OR startsWith({0}, concat({{w:String}}, '_nest')))"
@@ -33,6 +35,9 @@ WHERE database = {d:String} AND table = {t:String} AND name NOT IN
 (SELECT column FROM system.parts_columns WHERE active AND database = {d:String} AND table = {t:String}
 GROUP BY column HAVING count() = (SELECT count() FROM system.parts
 WHERE active AND database = {d:String} AND table = {t:String}))"""
+
+
+_PATHS = "SELECT arrayJoin(data_paths) FROM system.tables WHERE database = {d:String} AND name = {t:String}"
 
 
 def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str] | None = None) -> Schema:
@@ -99,9 +104,27 @@ def newest_block_in_parts(warehouse: Warehouse, table: Name) -> int:
 
 
 def columns_missing_in_parts(warehouse: Warehouse, table: Name) -> set[str]:
-    """The columns of a loaded table that some of its parts do not have, because they are older."""
-    rows = warehouse.query(_MISSING_IN_PARTS, {"d": table.database, "t": table.name}).rows
-    return {str(name) for (name,) in rows}
+    """The columns of a table that some of its parts do not have, because they are older."""
+    bindings: dict[str, Value] = {"d": table.database, "t": table.name}
+    missing = {str(name) for (name,) in warehouse.query(_MISSING_IN_PARTS, bindings).rows}
+    if not missing or not (warehouse.capabilities.lazy_tables and is_nest(table.database)):
+        return missing
+    # The engine does not list the parts of a table that it loaded after its start, so their files are read.
+    paths = warehouse.query(_PATHS, bindings).rows
+    return missing & {name for (path,) in paths for name in _not_in_all_parts(Path(str(path)), missing)}
+
+
+def _not_in_all_parts(directory: Path, columns: Collection[str]) -> Iterator[str]:
+    """Those of the columns that the directory of some part does not list."""
+    parts = parts_in(directory)
+    for part in parts.keys() - {*replaced_parts(parts)}:
+        try:
+            listed = (directory / part / "columns.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            # A merge has removed the part meanwhile. Its result may lack the same columns.
+            yield from columns
+            return
+        yield from (c for c in columns if not any(line.startswith(f"{quote(c)} ") for line in listed))
 
 
 def foreign_objects(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:

@@ -100,6 +100,11 @@ def store_values(name: Name, column: str) -> str:
     return f"ALTER TABLE {name.sql()} UPDATE {quote(column)} = {quote(column)} WHERE 1 SETTINGS mutations_sync = 1"
 
 
+def merge_all(name: Name) -> str:
+    """Merge all parts of each partition, also of one that has only one part, and wait until it is done."""
+    return f"OPTIMIZE TABLE {name.sql()} FINAL SETTINGS optimize_skip_merged_partitions = 0"
+
+
 def drop_column(name: Name, column: str) -> str:
     """Drop a column with its values."""
     return f"ALTER TABLE {name.sql()} DROP COLUMN IF EXISTS {quote(column)}"

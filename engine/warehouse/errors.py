@@ -18,6 +18,9 @@ from engine import errors
 from engine.errors import Code, Place, RookeryError
 from engine.warehouse.public_texts import public_text
 
+NOT_IMPLEMENTED = 48
+"""The engine's error number for a statement that a table engine does not support."""
+
 
 class EngineError(RookeryError):
     """An error of the database. `engine_code` is the engine's own error number, or None."""

@@ -14,8 +14,10 @@ from engine.control import push, tenants
 from engine.control.doctor import examine
 from engine.control.recovery import finish
 from engine.fanout.landing_log import nest_copies
+from engine.plan.steps import StoreValues
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.workspace.snapshot import DeployedFile
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import Rookery, open_rookery
 
@@ -110,6 +112,34 @@ def test_reading_and_pushing_see_tables_that_are_not_loaded(directory: Path, mod
         rookery.push(project("direct" if mode == "routed" else "routed"))
         assert rookery.deliver(_rows(*OWN))
         assert rookery.differences(OWN, ("sums", "fresh")) == []
+
+
+@ROUTED
+def test_a_changed_default_leaves_the_values_of_older_rows(directory: Path, mode: str) -> None:
+    """The engine neither lists the parts of a table that it loaded after its start nor mutates the table."""
+
+    def pushed(default: int) -> list[str]:
+        files = project(mode)
+        column = f"  - {{name: extra, type: UInt32, default: '{default}'}}\nengine:"
+        files["datasources/events.yaml"] = files["datasources/events.yaml"].replace("engine:", column)
+        sources = {Path(f).stem: DeployedFile(text, f) for f, text in files.items()}
+        steps = push.push(rookery.workspace, sources).plan.steps
+        return [str(s.name) for s in steps if isinstance(s, StoreValues)]
+
+    def values(table: str) -> list[tuple[object, ...]]:
+        where = "tenant_id = 1" if table == "main.events" else "1"
+        return rookery.rows(f"SELECT extra, count() FROM {table} WHERE {where} GROUP BY extra ORDER BY extra")
+
+    with started(directory) as rookery:
+        pushed(5)
+        assert rookery.deliver(_rows(*OWN))
+    with started(directory) as rookery:
+        assert set(pushed(6)) == {"main.events", *(f"main_nest_{t}.events" for t in OWN)}
+        assert rookery.deliver(_rows(*OWN))
+        assert values("main_nest_1.events") == values("main.events") == [(5, 6), (6, 3)]
+    with started(directory) as rookery:
+        assert pushed(7) == [], "all parts have the column by now"
+        assert values("main_nest_1.events") == values("main.events")
 
 
 def test_the_doctor_compares_rows_with_nulls(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from engine.control.doctor.derived_tables import Derived
 from engine.control.doctor.determined_columns import DeterminedColumns
 from engine.control.doctor.differences import DIFFERS, LESS, MISSING, MIXED, MORE, SHORTAGES, SURPLUS, Difference
 from engine.control.doctor.findings import Context
-from engine.errors import RookeryError
 from engine.fanout.router import router_of
 from engine.plan.backfill import block_ranges
 from engine.plan.coverage import Coverage
 from engine.schema import Name, literal, quote
 from engine.warehouse import ddl
+from engine.warehouse.errors import NOT_IMPLEMENTED, EngineError
 
 COMPARED_ROWS = 1_000_000
 """Rows of a table that are compared at a time."""
@@ -33,8 +33,6 @@ NOTHING_GROWS = "no compared column shows whether the table has more rows than i
 _TIME = re.compile(r"DateTime64\((\d)\)|DateTime(?![\w(])")
 """A type of times without a time zone of its own."""
 _FLOATS = ("Float32", "Float64", "Nullable(Float32)", "Nullable(Float64)")
-_NOT_IMPLEMENTED = 48
-"""The engine's error number for a statement that a table engine does not support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +203,8 @@ class Comparison:
         actual, table = self.tables.actual.sql(), self.derived.table.name.sql()
         try:
             self._warehouse.execute(f"CREATE TABLE {actual} CLONE AS {table}")
-        except RookeryError as exc:
-            if getattr(exc, "engine_code", None) != _NOT_IMPLEMENTED:
+        except EngineError as exc:
+            if exc.engine_code != NOT_IMPLEMENTED:
                 raise
             # The failed statement may have created the table.
             self.close()
