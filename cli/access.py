@@ -55,7 +55,7 @@ def auth() -> None:
     Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
     """
     from cli.state_files import auth_file
-    from engine.settings import private_file
+    from engine.private_files import private_file
 
     settings = options.loaded()
     if not settings.url or settings.token is None:

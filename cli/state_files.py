@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.settings import Settings, private_directory, private_file
+from engine.private_files import private_directory, private_file
+from engine.settings import Settings
 
 
 def auth_file(settings: Settings) -> Path:

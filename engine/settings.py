@@ -29,8 +29,6 @@ COMMIT_MEMORY_FACTOR, MIN_COMMIT_MEMORY_BYTES = 4, 512 * MIB
 """Storing a batch, with sorted copies and the blocks of views, takes up to four times the bytes of its bodies, and
 reading it at least these bytes.
 """
-HOME = ".rookery"
-"""Name of the directory that holds an installation's private files."""
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 _WEB_URL = re.compile(r"https?://[^\s<>\"]{1,2000}")
 _WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
@@ -383,32 +381,3 @@ def misspelled_variables() -> list[tuple[str, str]]:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             pairs += [(PREFIX + name, PREFIX + n) for n in near]
     return pairs
-
-
-def private_directory(path: Path) -> None:
-    """Create a directory that only its owner can access.
-
-    An existing directory is restricted to its owner only if it is named `.rookery`. Raises OSError on failure.
-    """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.name == HOME and path.stat().st_mode & 0o077:
-        path.chmod(0o700)
-
-
-def private_file(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, atomically. Its directory becomes private as well.
-
-    Raises OSError with the file's name; the file is unchanged then.
-    """
-    private_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError as exc:
-        # On a read-only file system this fails too.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(exc.errno, exc.strerror, str(path)) from exc

@@ -19,8 +19,8 @@ from engine.errors import (
     RookeryError,
 )
 from engine.observe import events
+from engine.private_files import private_file
 from engine.project.model import Project
-from engine.settings import private_file
 from engine.tokens.claims import JWT_SCOPES, Claims, Scope
 from engine.tokens.jwts import sign
 from engine.tokens.static_tokens import TOKEN_KINDS, StaticToken, static_text

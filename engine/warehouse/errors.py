@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 
 from engine import errors
 from engine.errors import Code, Place, RookeryError
+from engine.warehouse.error_numbers import CODES, MEMORY_LIMIT, OVERLOAD
 from engine.warehouse.public_texts import public_text
 
 NOT_IMPLEMENTED = 48
@@ -44,96 +45,15 @@ class EngineError(RookeryError):
         self.engine_code = engine_code
 
 
-CODES: Mapping[int, Code] = {
-    # Limits of time, memory, rows and bytes.
-    159: errors.TIMEOUT,  # TIMEOUT_EXCEEDED
-    160: errors.TIMEOUT,  # TOO_SLOW
-    128: errors.RESULT_LIMIT,  # TOO_LARGE_ARRAY_SIZE
-    131: errors.RESULT_LIMIT,  # TOO_LARGE_STRING_SIZE
-    158: errors.RESULT_LIMIT,  # TOO_MANY_ROWS
-    191: errors.RESULT_LIMIT,  # SET_SIZE_LIMIT_EXCEEDED
-    241: errors.RESULT_LIMIT,  # MEMORY_LIMIT_EXCEEDED
-    290: errors.RESULT_LIMIT,  # LIMIT_EXCEEDED
-    307: errors.RESULT_LIMIT,  # TOO_MANY_BYTES
-    396: errors.RESULT_LIMIT,  # TOO_MANY_ROWS_OR_BYTES
-    # A value that does not match the type of its placeholder, or is missing.
-    456: errors.BAD_PARAMETER,  # UNKNOWN_QUERY_PARAMETER
-    457: errors.BAD_PARAMETER,  # BAD_QUERY_PARAMETER
-    # A string that is not SQL, or exceeds the parser's limits.
-    62: errors.SQL_SYNTAX,  # SYNTAX_ERROR
-    167: errors.SQL_SYNTAX,  # TOO_DEEP_AST
-    168: errors.SQL_SYNTAX,  # TOO_BIG_AST
-    229: errors.SQL_SYNTAX,  # QUERY_IS_TOO_LARGE
-    306: errors.SQL_SYNTAX,  # TOO_DEEP_RECURSION
-    718: errors.SQL_SYNTAX,  # TOO_SLOW_PARSING
-    # Queries whose planning would take too long.
-    162: errors.TOO_COMPLEX,  # TOO_DEEP_SUBQUERIES
-    572: errors.TOO_COMPLEX,  # TOO_MANY_QUERY_PLAN_OPTIMIZATIONS
-    394: errors.CANCELLED,  # QUERY_WAS_CANCELLED
-    # Credentials.
-    192: errors.AUTHENTICATION,  # UNKNOWN_USER
-    193: errors.AUTHENTICATION,  # WRONG_PASSWORD
-    194: errors.AUTHENTICATION,  # REQUIRED_PASSWORD
-    195: errors.AUTHENTICATION,  # IP_ADDRESS_NOT_ALLOWED
-    516: errors.AUTHENTICATION,  # AUTHENTICATION_FAILED
-    # Overload.
-    202: errors.BUSY,  # TOO_MANY_SIMULTANEOUS_QUERIES
-    203: errors.BUSY,  # NO_FREE_CONNECTION
-    252: errors.BUSY,  # TOO_MANY_PARTS
-    700: errors.BUSY,  # USER_SESSION_LIMIT_EXCEEDED
-    745: errors.BUSY,  # SERVER_OVERLOADED
-    749: errors.BUSY,  # TCP_CONNECTION_LIMIT_REACHED
-    762: errors.BUSY,  # HTTP_CONNECTION_LIMIT_REACHED
-    1019: errors.BUSY,  # QUERY_SLOT_ACQUISITION_TIMEOUT
-    # Connections of the server to others, and to itself.
-    209: errors.UNREACHABLE,  # SOCKET_TIMEOUT
-    210: errors.UNREACHABLE,  # NETWORK_ERROR
-    279: errors.UNREACHABLE,  # ALL_CONNECTION_TRIES_FAILED
-    # The disk and its file system.
-    243: errors.DISK_FULL,  # NOT_ENOUGH_SPACE
-    24: errors.STORAGE,  # CANNOT_WRITE_TO_OSTREAM
-    74: errors.STORAGE,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
-    75: errors.STORAGE,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
-    76: errors.STORAGE,  # CANNOT_OPEN_FILE
-    77: errors.STORAGE,  # CANNOT_CLOSE_FILE
-    87: errors.STORAGE,  # CANNOT_SEEK_THROUGH_FILE
-    88: errors.STORAGE,  # CANNOT_TRUNCATE_FILE
-    172: errors.STORAGE,  # CANNOT_CREATE_DIRECTORY
-    204: errors.STORAGE,  # CANNOT_FSYNC
-    214: errors.STORAGE,  # CANNOT_STATVFS
-    294: errors.STORAGE,  # CANNOT_WRITE_TO_FILE
-    400: errors.STORAGE,  # CANNOT_STAT
-    424: errors.STORAGE,  # CANNOT_LINK
-    425: errors.STORAGE,  # SYSTEM_ERROR
-    458: errors.STORAGE,  # CANNOT_UNLINK
-    531: errors.STORAGE,  # CANNOT_FSTAT
-    566: errors.STORAGE,  # CANNOT_RMDIR
-    586: errors.STORAGE,  # CANNOT_CREATE_FILE
-    641: errors.STORAGE,  # CANNOT_APPEND_TO_FILE
-    734: errors.STORAGE,  # CANNOT_WRITE_AFTER_BUFFER_CANCELED
-    # Parts whose files are missing or altered.
-    40: errors.DAMAGED,  # CHECKSUM_DOESNT_MATCH
-    226: errors.DAMAGED,  # NO_FILE_IN_DATA_PART
-    227: errors.DAMAGED,  # UNEXPECTED_FILE_IN_DATA_PART
-    228: errors.DAMAGED,  # BAD_SIZE_OF_FILE_IN_DATA_PART
-    246: errors.DAMAGED,  # CORRUPTED_DATA
-    740: errors.DAMAGED,  # POTENTIALLY_BROKEN_DATA_PART
-    # Faults of the engine or its machine, regardless of the statement.
-    49: errors.ENGINE_INTERNAL,  # LOGICAL_ERROR
-    173: errors.ENGINE_INTERNAL,  # CANNOT_ALLOCATE_MEMORY
-    1001: errors.ENGINE_INTERNAL,  # STD_EXCEPTION
-    1002: errors.ENGINE_INTERNAL,  # UNKNOWN_EXCEPTION
-}
-"""Our codes for the engine's error numbers. All other numbers become ENGINE."""
-
 _RETRY_AFTER: Mapping[Code, str] = {errors.BUSY: "1", errors.STORAGE: "2", errors.DISK_FULL: "10"}
 """Values of Retry-After, in seconds, for errors after which the same statement may succeed."""
 _DISK_ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _FILE_SYSTEM = "filesystem error"
-_UNKNOWN_TABLE = 60
-# The names of stages, and of tables that combine several of them. They are in memory only.
-_STAGE = re.compile(r"_stage\.(?:_rk_flush_|\w+_[0-9a-f]{12}_[0-9a-f]{8}\b)")
 """Start of C++ exceptions about files. The engine has the same number for all exceptions of the standard library."""
+_UNKNOWN_TABLE = 60
+"""The engine's number for a table that does not exist."""
+_STAGE = re.compile(r"_stage\.(?:_rk_flush_|\w+_[0-9a-f]{12}_[0-9a-f]{8}\b)")
+"""The names of stages, and of tables that combine several of them. They are in memory only."""
 _TOO_BIG = "Query tree is too big"
 """Message about a statement that is too large when expanded. Its number is shared by all invalid arguments."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
@@ -148,33 +68,8 @@ _OF_A_PART = re.compile(
     r"while reading from part |while loading statistics for column |While reading or decompressing \S*/store/"
 )
 
-_MEMORY_LIMIT = 241
-"""The engine's number for a statement that exceeds its own memory limit, or that of its user or of the engine."""
 _OWN_MEMORY_LIMIT = ("Query memory limit exceeded", "Memory limit (for query) exceeded")
 """Messages about the statement's own limit. Older servers use the second one."""
-
-_OVERLOAD = frozenset(
-    {
-        159,  # TIMEOUT_EXCEEDED
-        160,  # TOO_SLOW
-        173,  # CANNOT_ALLOCATE_MEMORY
-        202,  # TOO_MANY_SIMULTANEOUS_QUERIES
-        236,  # ABORTED
-        _MEMORY_LIMIT,
-        252,  # TOO_MANY_PARTS
-        394,  # QUERY_WAS_CANCELLED
-        411,  # PTHREAD_ERROR
-        439,  # CANNOT_SCHEDULE_TASK
-        735,  # QUERY_WAS_CANCELLED_BY_CLIENT
-        776,  # RESOURCE_LIMIT_EXCEEDED
-        777,  # MEMORY_RESERVATION_KILLED
-        778,  # MEMORY_RESERVATION_FAILED
-        1017,  # ASYNC_INSERT_FLUSH_TIMEOUT
-        1019,  # QUERY_SLOT_ACQUISITION_TIMEOUT
-        1020,  # MEMORY_RESERVATION_ACQUISITION_TIMEOUT
-    }
-)
-"""The engine's numbers for INSERTs that fail because of load: memory, merges, threads, cancellation."""
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)[.,] ")
@@ -292,7 +187,7 @@ def is_transient(exc: RookeryError) -> bool:
     if exc.code in _TRANSIENT:
         return True
     number = getattr(exc, "engine_code", None)
-    return number in _OVERLOAD and not exceeds_own_memory(exc)
+    return number in OVERLOAD and not exceeds_own_memory(exc)
 
 
 def is_lost_stage(exc: BaseException | None) -> bool:
@@ -307,7 +202,7 @@ def is_caused_by_rows(exc: RookeryError) -> bool:
 
 def exceeds_own_memory(exc: RookeryError) -> bool:
     """Whether a statement exceeded its own memory limit, and not that of all statements."""
-    return getattr(exc, "engine_code", None) == _MEMORY_LIMIT and any(
+    return getattr(exc, "engine_code", None) == MEMORY_LIMIT and any(
         text in (exc.detail or "") for text in _OWN_MEMORY_LIMIT
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from engine.settings import HOME, Settings, private_directory
+from engine.private_files import HOME, private_directory
+from engine.settings import Settings
 from engine.warehouse.directory import is_locked, locked_briefly
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Warehouse, WarehouseOptions, limit_settings

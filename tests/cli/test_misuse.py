@@ -14,7 +14,8 @@ import pytest
 from cli.app import exit_code, file_error, unfinished
 from cli.state_files import announce, announce_start, announced, server_file
 from engine.errors import RookeryError, codes
-from engine.settings import load, private_directory, private_file
+from engine.private_files import private_directory, private_file
+from engine.settings import load
 from tests.cli.commands import Cli, for_server
 from tests.support.compiling import BASE
 from tests.support.server import ROOT, Server

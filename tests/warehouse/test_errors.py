@@ -15,7 +15,8 @@ from engine.errors import BAD_NAME, Code, Place, RookeryError
 from engine.query import errors as query_errors
 from engine.warehouse import errors as warehouse_errors
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.errors import CODES, EngineError, for_sender, translate
+from engine.warehouse.error_numbers import CODES
+from engine.warehouse.errors import EngineError, for_sender, translate
 
 NAMES = {
     errors.TIMEOUT: "TIMEOUT_EXCEEDED TOO_SLOW",

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from engine.private_files import private_file as write_private
 from engine.settings import Settings
-from engine.settings import private_file as write_private
 from tests.support.server import Server, running
 
 CANARY, NUMBER = "canary-of-tenant-1", 7_391_846_215

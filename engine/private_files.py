@@ -1,0 +1,39 @@
+"""Files and directories of an installation that only their owner can read, such as those with tokens."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+HOME = ".rookery"
+"""Name of the directory that holds an installation's private files."""
+
+
+def private_directory(path: Path) -> None:
+    """Create a directory that only its owner can access.
+
+    An existing directory is restricted to its owner only if it is named `.rookery`. Raises OSError on failure.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.name == HOME and path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def private_file(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, atomically. Its directory becomes private as well.
+
+    Raises OSError with the file's name; the file is unchanged then.
+    """
+    private_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as exc:
+        # On a read-only file system this fails too.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
