@@ -116,7 +116,16 @@ def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     with unfinished_directory(file.parent, VERIFY) as temporary:
         data = temporary.path / "data"
-        restored(file, data)
+        try:
+            restored(file, data)
+        except RookeryError as exc:
+            if exc.code is not DISK_FULL:
+                raise
+            raise RookeryError(
+                DISK_FULL,
+                f"the disk of {file.parent} has no space for the copy that verifies the backup",
+                hint="the backup was removed: free space there, name another directory, or use --no-verify",
+            ) from exc
         # Settings that name a server, or another directory, do not concern the copy.
         environment = environment_without_settings(keep=["timezone"])
         environment["ROOKERY_WORKSPACE"] = str(description["workspace"])

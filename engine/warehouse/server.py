@@ -222,7 +222,9 @@ class ServerWarehouse:
 
     def disk_space(self) -> Space | None:
         disks = self.query(
+            # Tables are on the disks of a policy. A disk for backups may be full.
             "SELECT path, unreserved_space, total_space FROM system.disks WHERE total_space > 0 "
+            "AND name IN (SELECT arrayJoin(disks) FROM system.storage_policies) "
             "ORDER BY unreserved_space / total_space LIMIT 1"
         )
         return Space(str(disks.rows[0][0]), int(disks.rows[0][1]), int(disks.rows[0][2])) if disks.rows else None

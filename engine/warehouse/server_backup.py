@@ -30,6 +30,8 @@ MAX_TEXT = 1_000
 FORMS = "disk:DISK/PATH, s3:COLLECTION/PATH (a named collection) or file:PATH"
 POLL_SECONDS = 0.05
 """Pause between two looks at a running statement."""
+_QUERY_SIZE = 262_144
+"""ClickHouse's own limit of a statement, in bytes."""
 RETRY_SECONDS = 0.5
 """Pause before the next attempt to reach the server."""
 _WORDS = {"BACKUP_CREATED", "RESTORED"}
@@ -192,8 +194,11 @@ class Statement:
 
     def start(self) -> None:
         """Start it. Raises BACKUP_REFUSED, ALREADY_EXISTS, NO_FILE, BACKUP_DAMAGED and the errors of the engine."""
+        # The list of processes has only the beginning of a long statement.
+        sql = f"/* {self.id} */ {self._sql} SETTINGS id = {literal(self.id)} ASYNC"
         try:
-            self._warehouse.query(f"{self._sql} SETTINGS id = {literal(self.id)} ASYNC")
+            # It names each tenant's database.
+            self._warehouse.execute(sql, settings={"max_query_size": max(_QUERY_SIZE, 2 * len(sql))})
         except EngineError as exc:
             raise _meant(exc, self._place) from exc
 

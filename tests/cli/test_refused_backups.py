@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from engine.errors import BACKUP_DAMAGED, RookeryError
+from cli import backup_file
+from engine.errors import BACKUP_DAMAGED, DISK_FULL, RookeryError
 from engine.warehouse import archive as archives
 from tests.cli.backups import fill, left
 from tests.cli.commands import Cli, for_server
@@ -243,3 +245,16 @@ def test_a_restored_directory_is_private_and_may_have_any_name(saved: Path, tmp_
     assert Cli(tmp_path)("restore", "--json", saved, name).json["tables"]
     shared = [p for p in (tmp_path / name).rglob("*") if not p.is_symlink() and p.stat().st_mode & 0o077]
     assert shared == []
+
+
+def test_a_copy_that_does_not_fit_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(archives, "restore", full)
+    (tmp_path / "b.tar").write_bytes(b"a backup")
+    with pytest.raises(RookeryError, match="verifies") as caught:
+        backup_file.verify(tmp_path / "b.tar", {})
+    assert caught.value.code.id == DISK_FULL.id
+    assert "--no-verify" in str(caught.value.hint)
+    assert left(tmp_path) == ["b.tar"]
