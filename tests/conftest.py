@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.memory import keep_files_in_memory
 from tests.support.proofs import Proof, report, requirements, tier_of
 from tests.support.soak import soaking
 
@@ -24,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    keep_files_in_memory()
     # Thousands of tests are millions of objects. Searching them for garbage again and again takes a tenth of the time.
     gc.set_threshold(100_000)
     # A shell's background jobs ignore SIGINT, and those of `nohup` ignore SIGHUP. The commands that the tests

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from engine.control import push, tenants, tokens
@@ -44,7 +45,7 @@ from tests.isolation.marked_rows import (
 ADMIN = Claims("admin token", (Scope("ADMIN"),))
 HIDDEN_NAMES = (
     "omega_ds", "omega_pipe", "omega_usage", "omega_column", "_nest_", "_rk_pool", "_rk_t", "_rk_at", "_stage",
-    "_scratch", "fill_", "In scope", "Maybe you meant", "DB::Exception", "/tmp/",
+    "_scratch", "fill_", "In scope", "Maybe you meant", "DB::Exception", f"{gettempdir()}/",
 )  # fmt: skip
 """Names that no tenant knows, and words that only the engine's own texts contain."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from tempfile import gettempdir
 from typing import Any
 
 import httpx
 
 from engine.errors import PUBLISHED_PAGES
 
-SECRETS = ("Traceback", "DB::Exception", "/tmp/", "main_", "_rk_", "rk_tenant", "payroll", "employee_secret_column")
+SECRETS = (
+    "Traceback", "DB::Exception", f"{gettempdir()}/", "main_", "_rk_", "rk_tenant", "payroll", "employee_secret_column",
+)  # fmt: skip
 
 
 def refused(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
