@@ -19,6 +19,7 @@ import pytest
 from cli.log_reader import Selection
 from engine.observe.log_file import FILES, LogFile, older_files
 from tests.cli.commands import Cli
+from tests.support.forking import Forked
 from tests.support.server import ROOT, running, sources
 
 EVENTS = """
@@ -111,13 +112,9 @@ def test_a_start_after_a_kill_says_so(tmp_path: Path) -> None:
         assert server.process.poll() not in (None, 0)
     # The next server is started without the help of `running`, which removes the file.
     (tmp_path / ".rookery" / "server.json").write_text(left)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "serve", "--port", "0"],
-        cwd=tmp_path,
-        env={**{k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    with Path(os.devnull).open("r+b") as nothing:
+        streams = (nothing.fileno(),) * 3
+        process = Forked(["serve", "--port", "0"], tmp_path, Cli(tmp_path).seen(), streams)
     try:
         wait_for(lambda: [e["event"] for e in written(tmp_path)].count("started") == 2)
     finally:

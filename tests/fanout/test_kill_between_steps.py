@@ -70,7 +70,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(directory, parts)
 
 
-@pytest.mark.parametrize("missing", [(), ("events",), ("sums",), ("events", "sums")], ids="-".join)
+@pytest.mark.parametrize(
+    "missing",
+    [(), ("events",), ("events", "sums"), pytest.param(("sums",), marks=pytest.mark.soak_only)],
+    ids="-".join,
+)
 def test_interrupted_deliveries_are_stored_once(killed: Killed, tmp_path: Path, missing: tuple[str, ...]) -> None:
     killed.copy(tmp_path, missing)
     with open_rookery(tmp_path) as rookery:
