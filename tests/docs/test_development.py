@@ -28,6 +28,8 @@ def test_every_key_of_the_events_is_documented(tmp_path: Path) -> None:
     seen: list[Event] = []
     with developing(cli, "--test") as dev:
         seen += dev.round()
+        passed = {event["name"]: event["passed"] for event in seen if event["event"] == "test"}
+        assert len(passed) == 6 and all(passed.values()), "the tests of the example project"
         usage = cli.directory / "pipes/usage.yaml"
         seen += dev.write({"pipes/usage.yaml": usage.read_text().replace("sum(units) AS", "sum(unitz) AS")})
     keys: dict[str, set[str]] = {}
