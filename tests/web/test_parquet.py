@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.server import Server
+from tests.support.soak import soaking
 from tests.web.responses import refused
 
 ORDERS = """
@@ -312,3 +315,60 @@ def test_binary_values_of_another_length_go_to_quarantine(wide: Server, name: st
     assert answer.status_code == 200, answer.text
     fits = str(width * 8) in type
     assert (answer.json()["rows"], answer.json()["quarantine_rows"]) == ((1, 0) if fits else (0, 1)), answer.text
+
+
+PARTS: dict[str, tuple[str, pa.DataType, Any, Any, str]] = {
+    "signed": ("Int128", pa.binary(16), (-(2**100)).to_bytes(16, "little", signed=True), None, str(-(2**100))),
+    "unsigned": ("Nullable(UInt256)", pa.binary(32), (2**200).to_bytes(32, "little"), None, str(2**200)),
+    "large": ("UInt128", pa.string(), str(2**100), str(2**128), str(2**100)),
+    "number": ("IPv4", pa.int64(), 16909060, 2**32, "1.2.3.4"),
+    "exported": ("Nullable(IPv4)", pa.uint32(), 16909060, None, "1.2.3.4"),
+    "label": ("Enum8('a' = 1, 'b' = 2)", pa.string(), "b", "c", "b"),
+    "labels": ("LowCardinality(String)", pa.dictionary(pa.int32(), pa.string()), "c", None, "c"),
+    "numbered": ("Nullable(Enum8('a' = 1, 'b' = 2))", pa.int8(), 2, 7, "b"),
+    **{
+        type.lower(): (f"Nullable({type})", pa.string(), good, "zz", good)
+        for type, good in {
+            "IPv4": "1.2.3.4", "IPv6": "::1", "UUID": "61f0c404-5cb3-11e7-907b-a6006ad3dba0", "Bool": "true",
+            "Int32": "-7", "Float64": "1.5", "Date": "2026-02-03", "DateTime": "2026-02-03 04:05:06",
+        }.items()
+    },
+    "decimal": ("Decimal(9, 2)", pa.decimal128(30, 2), Decimal("1.25"), Decimal("12345678901.00"), "1.25"),
+}  # fmt: skip
+"""By name: the type of a part, its type in the file, a good and a bad value, and the good one as text."""
+SHAPES: dict[str, tuple[str, Callable[[pa.DataType], pa.DataType], Callable[[Any], Any], str]] = {
+    "list": ("Array({})", pa.list_, lambda v: [v], "{}[1]"),
+    "map": ("Map(String, {})", lambda t: pa.map_(pa.string(), t), lambda v: [("k", v)], "{}['k']"),
+    "tuple": (
+        "Tuple(n UInt8, v {})", lambda t: pa.struct([("v", t), ("n", pa.uint8())]), lambda v: {"v": v, "n": 1}, "{}.v"
+    ),
+    "maps": (
+        "Array(Map(String, {}))", lambda t: pa.list_(pa.map_(pa.string(), t)), lambda v: [[("k", v)]], "{}[1]['k']"
+    ),
+    "lists": (
+        "Tuple(v Map(String, Array({})))", lambda t: pa.struct([("v", pa.map_(pa.string(), pa.list_(t)))]),
+        lambda v: {"v": [("k", [v])]}, "{}.v['k'][1]"
+    ),
+}  # fmt: skip
+
+
+def test_parts_of_lists_maps_and_tuples_are_checked_like_columns(inbox: Server) -> None:
+    """Each row has one bad value, and only this row goes to quarantine."""
+    shapes = SHAPES if soaking() else [s for s in SHAPES if s != "maps"]
+    cells = {f"{part}_{shape}": (PARTS[part], SHAPES[shape]) for part in PARTS for shape in shapes}
+    columns = "".join(f'  - {{name: {n}, type: "{shape[0].format(p[0])}"}}\n' for n, (p, shape) in cells.items())
+    inbox.push({"datasources/parts.yaml": f"columns:\n  - {{name: id, type: UInt32}}\n{columns}"})
+    bad = [name for name, (part, _) in cells.items() if part[3] is not None]
+    arrays = {"id": pa.array(range(len(bad) + 1), pa.uint32())}
+    for name, (part, shape) in cells.items():
+        values = [shape[2](part[3] if wrong == name else part[2]) for wrong in ["", *bad]]
+        arrays[name] = pa.array(values, shape[1](part[1]))
+    sink = io.BytesIO()
+    pq.write_table(pa.table(arrays), sink)
+    given = {"mode": "append", "name": "parts", "format": "parquet"}
+    answer = inbox.admin("POST", "/v0/datasources", params=given, content=sink.getvalue())
+    assert (answer.json()["rows"], answer.json()["quarantine_rows"]) == (1, len(bad)), answer.text
+    found = inbox.admin_json("GET", "/v0/datasources/parts/quarantine", params={"limit": 1000})["rows"]
+    assert {row["c__row"]: row["c__error_column"] for row in found} == {n: [name] for n, name in enumerate(bad, 1)}
+    texts = ", ".join(f"toString({shape[3].format(name)}) AS {name}" for name, (_, shape) in cells.items())
+    assert inbox.sql(f"SELECT {texts} FROM parts") == [{name: part[4] for name, (part, _) in cells.items()}]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from engine.ingest.formats.parquet_process import READ_ERRORS
 from engine.ingest.formats.parquet_shapes import is_list
 from engine.warehouse.port import Input
 
-SourceType = Literal[
+SimpleType = Literal[
     "text",
     "texts",
     "integer",
@@ -32,6 +33,19 @@ SourceType = Literal[
 """The types of Parquet columns that staging distinguishes. `bytes16` and `bytes32` are binary values of that length.
 A plural is a list of such values.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """The type of a list, map or struct with texts inside. Others are `other`, and so are the parts without texts."""
+
+    parts: tuple[SourceType, ...]
+    """The types of the elements; for a map, those of key and value."""
+    names: tuple[str, ...] = ()
+    """The names of the fields of a struct."""
+
+
+SourceType = SimpleType | Composite
 ELEMENTS: Mapping[SourceType, SourceType] = {"texts": "text", "bytes16s": "bytes16", "bytes32s": "bytes32"}
 """The types of the elements of lists."""
 MAX_HEADER_BYTES = 256 << 10
@@ -111,12 +125,27 @@ def read_source_types(body: bytes) -> dict[str, SourceType]:
     return {} if schema is None else {f.name.lower(): _source_type(f.type) for f in schema}
 
 
+def _composite(types: Sequence[pa.DataType], names: tuple[str, ...] = ()) -> SourceType:
+    parts = tuple(_texts_only(_source_type(t)) for t in types)
+    return "other" if set(parts) <= {"other"} else Composite(parts, names)
+
+
+def _texts_only(type: SourceType) -> SourceType:
+    return type if isinstance(type, Composite) or type in ("text", "texts") else "other"
+
+
 def _source_type(type: pa.DataType) -> SourceType:
     if pa.types.is_dictionary(type):
         type = type.value_type
     if is_list(type):
         element = _source_type(type.value_type)
+        if isinstance(element, Composite):
+            return Composite((element,))
         return next((many for many, one in ELEMENTS.items() if element in (many, one)), "other")
+    if pa.types.is_map(type):
+        return _composite([type.key_type, type.item_type])
+    if pa.types.is_struct(type):
+        return _composite([f.type for f in type], tuple(f.name for f in type))
     predicates: list[tuple[SourceType, Callable[[pa.DataType], bool]]] = [
         ("null", pa.types.is_null),
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -28,12 +29,17 @@ class Conversion:
     """How a value becomes one of the column's type."""
 
     kind: str
-    """`map` for a struct that becomes a map, or a map whose values are converted; `list` for a list of values that
-    are converted."""
+    """`map` for a struct that becomes a map, or a map whose keys or values are converted; `list` and `struct` for a
+    list or struct of values that are converted. What becomes a text: `address` for a number that is an IPv4 address,
+    `signed` and `unsigned` for the bytes of an integer."""
     inner: Conversion | None = None
     """The conversion of the elements; None to keep them."""
     scalar: str = ""
     """The kind of values of the map: `text`, `float`, or empty for others."""
+    key: Conversion | None = None
+    """The conversion of the keys of a map."""
+    fields: tuple[Conversion | None, ...] = ()
+    """The conversions of the fields of a struct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class ParquetPlan:
 
 
 UNCHANGED = ParquetPlan()
+_TEXTS = ("address", "signed", "unsigned")
 
 
 def _planned_column(content: dict[str, Any]) -> PlannedColumn:
@@ -77,7 +84,10 @@ def _planned_column(content: dict[str, Any]) -> PlannedColumn:
 def _conversion(content: dict[str, Any] | None) -> Conversion | None:
     if content is None:
         return None
-    return Conversion(content["kind"], _conversion(content["inner"]), content["scalar"])
+    fields = tuple(map(_conversion, content["fields"]))
+    return Conversion(
+        content["kind"], _conversion(content["inner"]), content["scalar"], _conversion(content["key"]), fields
+    )
 
 
 def reshape(batch: pa.RecordBatch, plan: ParquetPlan) -> pa.RecordBatch:
@@ -117,21 +127,42 @@ def _offsets(lengths: pa.Array) -> pa.Array:
 
 
 def converted(array: pa.Array, conversion: Conversion, name: str) -> pa.Array:
-    """The array with its structs as maps. `name` is the column's, for errors. Raises BadShape."""
+    """The array with its structs as maps, and with texts. `name` is the column's, for errors. Raises BadShape."""
+    if conversion.kind in _TEXTS:
+        return _texts(array, conversion.kind)
+    if conversion.kind == "struct":
+        fields = zip(array.flatten(), conversion.fields, strict=True)
+        values = [converted(f, c, name) if c else f for f, c in fields]
+        names = [f.name for f in array.type]
+        return pa.StructArray.from_arrays(values, names=names, mask=array.is_null() if array.null_count else None)
     if conversion.kind == "list":
         assert conversion.inner is not None
         return _list_of(array, converted(pc.list_flatten(array), conversion.inner, name))
     if pa.types.is_struct(array.type):
         return _map_of_struct(array, conversion, name)
-    if conversion.inner is None:
+    if conversion.inner is None and conversion.key is None:
         return array
     entries = array if not array.null_count else pc.fill_null(array, pa.scalar([], array.type))
     return pa.MapArray.from_arrays(
         entries.offsets,
-        entries.keys,
-        converted(entries.items, conversion.inner, name),
+        converted(entries.keys, conversion.key, name) if conversion.key else entries.keys,
+        converted(entries.items, conversion.inner, name) if conversion.inner else entries.items,
         mask=array.is_null() if array.null_count else None,
     )
+
+
+def _texts(array: pa.Array, kind: str) -> pa.Array:
+    """Numbers as texts. A number that is too large for an address is not one as a text either."""
+    to_text = _address if kind == "address" else partial(_integer, signed=kind == "signed")
+    return pa.array([None if value is None else to_text(value) for value in array.to_pylist()], pa.string())
+
+
+def _address(value: int) -> str:
+    return ".".join(map(str, value.to_bytes(4, "big"))) if 0 <= value < 2**32 else str(value)
+
+
+def _integer(value: bytes, *, signed: bool) -> str:
+    return str(int.from_bytes(value, "little", signed=signed))
 
 
 def _map_of_struct(array: pa.StructArray, conversion: Conversion, name: str) -> pa.Array:
@@ -139,7 +170,9 @@ def _map_of_struct(array: pa.StructArray, conversion: Conversion, name: str) -> 
     keys = [f.name for f in array.type]
     fields = array.flatten()
     if conversion.inner is not None:
-        fields = [converted(f, conversion.inner, name) if not pa.types.is_null(f.type) else f for f in fields]
+        fields = [
+            converted(f, conversion.inner, name) if _is_converted(f.type, conversion.inner) else f for f in fields
+        ]
     type = _common_type([f.type for f in fields], conversion.scalar, name)
     rows = pa.array(range(len(array)), pa.int32())
     valid = [f.is_valid() for f in fields]
@@ -157,6 +190,13 @@ def _map_of_struct(array: pa.StructArray, conversion: Conversion, name: str) -> 
         values.take(order),
         mask=array.is_null() if array.null_count else None,
     )
+
+
+def _is_converted(type: pa.DataType, conversion: Conversion) -> bool:
+    """Whether a field of a struct that becomes a map is converted. Others may have texts already, or no values."""
+    if conversion.kind in _TEXTS:
+        return bool(pa.types.is_fixed_size_binary(type) if "signed" in conversion.kind else pa.types.is_integer(type))
+    return not pa.types.is_null(type)
 
 
 def _cast(array: pa.Array, type: pa.DataType) -> pa.Array:

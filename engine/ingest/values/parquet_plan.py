@@ -7,7 +7,7 @@ structs and lists of the file. A struct becomes a map if the column is a `Map`: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,8 @@ from engine.ingest.formats.parquet_shapes import UNCHANGED, Conversion, ParquetP
 from engine.project.datasource import Column, Datasource
 from engine.warehouse.type_names import Type, parse_type
 
+_Place = Literal["column", "element", "part"]
+"""Where a value is: a column, an element of a list, or in a map or tuple."""
 _TEXTS = frozenset({"String", "FixedString"})
 
 
@@ -72,19 +74,47 @@ def _type_at(found: pa.DataType, steps: Sequence[Step]) -> pa.DataType | None:
     return _type_at(found.field(position).type, steps[1:]) if position >= 0 else None
 
 
-def _conversion(found: pa.DataType, type: Type) -> Conversion | None:
-    """How values of a file's type become values of a column's type; None if they already are."""
+def _conversion(found: pa.DataType, type: Type, place: _Place = "column") -> Conversion | None:
+    """How values of a file's type become values of a column's type; None if the engine reads them."""
+    inner_place: _Place = "part" if place == "part" else "element"
     if type.kind == "Array" and is_list(found):
-        inner = _conversion(found.value_type, type.parts[0])
+        inner = _conversion(found.value_type, type.parts[0], inner_place)
         return Conversion("list", inner) if inner else None
-    if type.kind != "Map" or type.parts[0].kind not in _TEXTS:
+    if type.kind == "Tuple" and pa.types.is_struct(found):
+        return _conversion_of_struct(found, type)
+    if type.kind == "Map" and pa.types.is_map(found):
+        key, inner = (
+            _conversion(f, t, "part") for f, t in zip((found.key_type, found.item_type), type.parts, strict=True)
+        )
+        return Conversion("map", inner, key=key) if key or inner else None
+    if type.kind == "Map" and pa.types.is_struct(found):
+        return _map_of_struct(found, type)
+    return None if place == "column" else _text(found, type, place)
+
+
+def _map_of_struct(found: pa.StructType, type: Type) -> Conversion | None:
+    """The conversion of an object whose fields become the entries of a map."""
+    if type.parts[0].kind not in _TEXTS:
         return None
     value = type.parts[1]
     scalar = "text" if value.kind in _TEXTS else "float" if value.kind.startswith(("Float", "BFloat")) else ""
-    if pa.types.is_struct(found):
-        inners = [_conversion(field.type, value) for field in found]
-        return Conversion("map", next((i for i in inners if i is not None), None), scalar)
-    if pa.types.is_map(found):
-        inner = _conversion(found.item_type, value)
-        return Conversion("map", inner, scalar) if inner else None
+    inners = [_conversion(field.type, value, "part") for field in found]
+    return Conversion("map", next((i for i in inners if i is not None), None), scalar)
+
+
+def _conversion_of_struct(found: pa.StructType, type: Type) -> Conversion | None:
+    """The conversion of an object with the fields of a tuple."""
+    names = type.names or [f.name for f in found]
+    parts = dict(zip(names, type.parts, strict=False))
+    fields = tuple(_conversion(f.type, parts[f.name], "part") if f.name in parts else None for f in found)
+    return Conversion("struct", fields=fields) if any(fields) else None
+
+
+def _text(found: pa.DataType, type: Type, place: _Place) -> Conversion | None:
+    """The conversion of numbers that the engine does not read inside others. It reads bytes in lists."""
+    if type.kind == "IPv4" and pa.types.is_integer(found):
+        return Conversion("address")
+    width = int(type.kind[-3:]) // 8 if type.kind.endswith(("Int128", "Int256")) else 0
+    if place == "part" and width and pa.types.is_fixed_size_binary(found) and found.byte_width == width:
+        return Conversion("unsigned" if type.kind.startswith("U") else "signed")
     return None

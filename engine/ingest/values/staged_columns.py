@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.ingest.formats.file_columns import ELEMENTS, SourceType
+from engine.ingest.formats.file_columns import ELEMENTS, Composite, SourceType
 from engine.ingest.row_expressions import flag_check
 from engine.ingest.values.csv_composites import csv_composite, has_elements
 from engine.ingest.values.fast_path import fast_checks_of
@@ -79,7 +79,9 @@ class ColumnStager:
         """Stage a value at the top level of an event, or in a file's column."""
         type = parse_type(column.type)
         source_type = self._source_type(column, type)
-        if column.lists and source_type in ("other", *ELEMENTS) and self.format is Input.PARQUET:
+        is_composite = source_type == "other" or isinstance(source_type, Composite)
+        if column.lists and (is_composite or source_type in ELEMENTS) and self.format is Input.PARQUET:
+            assert source_type is not None
             return stage_collected_values(column, name, source_type)
         if source_type == "null":
             # The stage's column gets a name that the file does not have, so that its default applies.
@@ -97,7 +99,7 @@ class ColumnStager:
             staging_type, read, required = _required(wide.staging_type, value)
             if type.parts and staging_type == "Nullable(String)":
                 required = f"({required} AND {has_elements(read)})"
-        if source_type == "other" and type.kind == "Tuple" and self.format is Input.PARQUET:
+        if is_composite and type.kind == "Tuple" and self.format is Input.PARQUET:
             return _stage_struct(column, name, wide)
         extra = " AND ".join(filter(None, [required, flag_check(self.source, column.name, read)]))
         if wide.check is None:

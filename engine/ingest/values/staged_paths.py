@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.ingest.formats.file_columns import ELEMENTS, SourceType
+from engine.ingest.formats.file_columns import ELEMENTS, Composite, SourceType
 from engine.ingest.values.composite_types import each
 from engine.ingest.values.staging_rules import ColumnRules, Sql, StagedColumn, WideType
 from engine.ingest.values.wide_types import NULLABLE, bare, or_null, wide_type_of
@@ -36,6 +36,10 @@ def stage_collected_values(column: Column, name: str, source_type: SourceType) -
 
 
 def _source_of_element(element: Type, source_type: SourceType) -> SourceType:
+    while isinstance(source_type, Composite) and not source_type.names and len(source_type.parts) == 1:
+        source_type = source_type.parts[0]
+    if isinstance(source_type, Composite):
+        return source_type
     if source_type not in ELEMENTS:
         return "other"
     return source_type if element.kind == "Array" else ELEMENTS[source_type]

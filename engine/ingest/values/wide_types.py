@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from engine.ingest.formats.file_columns import ELEMENTS, SourceType
+from engine.ingest.formats.file_columns import ELEMENTS, Composite, SourceType
 from engine.ingest.values.composite_types import composite
 from engine.ingest.values.staging_rules import Sql, WideType
 from engine.schema import literal
@@ -76,12 +76,12 @@ def wide_type_of(
     if type.parts:
         parts = [
             wide_type_of(
-                p,
+                part,
                 integers_as_text=integers_as_text,
-                source_type=_source_of_part(p, type, source_type),
+                source_type=_source_of_part(number, type, source_type),
                 is_json_element=source_type is None,
             )
-            for p in type.parts
+            for number, part in enumerate(type.parts)
         ]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
@@ -99,8 +99,14 @@ def wide_type_of(
     return replace(wide, staging_type=f"Nullable({wide.staging_type})", check=or_null(wide.check))
 
 
-def _source_of_part(part: Type, type: Type, source_type: SourceType | None) -> SourceType | None:
-    """The type in the file of the elements of a list, map or tuple."""
+def _source_of_part(number: int, type: Type, source_type: SourceType | None) -> SourceType | None:
+    """The type in the file of a part of a list, map or tuple."""
+    part = type.parts[number]
+    if isinstance(source_type, Composite):
+        if type.names and source_type.names:
+            by_name = dict(zip(source_type.names, source_type.parts, strict=True))
+            return by_name.get(type.names[number], "other")
+        return source_type.parts[number] if number < len(source_type.parts) else "other"
     if source_type is not None and source_type in ELEMENTS and type.kind == "Array":
         return source_type if part.kind == "Array" else ELEMENTS[source_type]
     return "other" if source_type else None
@@ -112,6 +118,8 @@ def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
     if kind.endswith(("Int128", "Int256")) and source_type == f"bytes{int(kind[-3:]) // 8}":
         # ClickHouse writes these integers as their bytes, and reads them back only in their own type.
         return None
+    if isinstance(source_type, Composite):
+        source_type = "other"
     if kind == "IPv4" and source_type == "integer":
         # ClickHouse writes these addresses as numbers.
         return WideType("Int128", lambda v: f"({v} BETWEEN 0 AND {2**32 - 1})", lambda v: f"toIPv4(toUInt32({v}))")
@@ -127,6 +135,9 @@ def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
         return _integer(kind, kind.endswith(("128", "256")))
     if kind in FIRST_INFINITE and source_type in ("float", "integer", "other"):
         return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR NOT isFinite({v}))")
+    if kind.startswith("Enum") and source_type == "other":
+        # The engine refuses the whole file because of an unknown label.
+        return _enum(type.text)
     if kind == "Decimal" and source_type == "other":
         return _wide_decimal(type)
     unchanged = source_type == "other" or (kind == "DateTime64" and source_type == "timestamp")
