@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -53,6 +55,10 @@ WATCH_SECONDS = 0.5
 """Interval at which the registry is read for changes by other servers."""
 CONTROL_THREADS = 16
 """Number of threads that run control work at the same time."""
+PARQUET_PROCESSES, PARQUET_PROCESSES_PER_WRITER = 4, 2
+"""Maximum number of processes that read Parquet files at the same time, and of those for one writer. Each may take
+ROOKERY_MAX_PARQUET_MEMORY.
+"""
 
 
 class Application(Starlette):
@@ -92,6 +98,7 @@ def _services(workspace: Workspace) -> Services:
         queries=Queries(workspace),
         gateway=Gateway(workspace, StagingPool(workspace)),
         limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
+        uploads=anyio.CapacityLimiter(settings.writers + PARQUET_PROCESSES),
         control=anyio.CapacityLimiter(CONTROL_THREADS),
         # Streams already hold database handles. With a separate limiter, they never wait for a thread behind requests
         # that wait for a handle.
@@ -101,6 +108,8 @@ def _services(workspace: Workspace) -> Services:
         reader_queue=ReaderQueue(
             settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout
         ),
+        # A turn lasts as long as a file, so writers wait for theirs without a limit.
+        parquet_queue=ReaderQueue(PARQUET_PROCESSES, PARQUET_PROCESSES_PER_WRITER, sys.maxsize, math.inf),
         health=Health(workspace),
     )
 

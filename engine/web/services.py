@@ -25,7 +25,9 @@ class Services:
     queries: Queries
     gateway: Gateway
     limiter: anyio.CapacityLimiter
-    """Limits the threads that run queries and read uploads."""
+    """Limits the threads that run queries."""
+    uploads: anyio.CapacityLimiter
+    """Limits the threads that read uploads. It is separate, because a large file occupies a thread for seconds."""
     control: anyio.CapacityLimiter
     """Limits the threads that run control work. It is separate, so that queries cannot delay this work."""
     streams: anyio.CapacityLimiter
@@ -35,6 +37,8 @@ class Services:
     appended: FutureBridge
     """Passes the results of appends from threads to the event loop."""
     reader_queue: ReaderQueue
+    parquet_queue: ReaderQueue
+    """The turns of writers whose Parquet files are read by separate processes."""
     health: Health
     stopping: bool = False
     """Whether the server is shutting down and is no longer ready."""

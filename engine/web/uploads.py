@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, BinaryIO, cast
@@ -16,9 +17,10 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
-from engine.ingest.batch import Append, AppendResult
+from engine.ingest.batch import Append, AppendResult, writer_id
 from engine.ingest.formats.body_rows import Chunker
 from engine.ingest.formats.parquet import split_parquet
+from engine.ingest.formats.parquet_shapes import ParquetPlan
 from engine.ingest.idempotency.keys import part_key
 from engine.ingest.memory_budget import MemoryBudget
 from engine.ingest.replace import Replacement
@@ -96,13 +98,15 @@ class Upload:
         in_flight: deque[tuple[asyncio.Future[AppendResult], int]] = deque()
         try:
             with self._memory_budget() as budget:
-                async for batch in self._batches(request):
-                    budget.reserve(len(batch))
-                    in_flight.append((asyncio.wrap_future(self._send(batch)), len(batch)))
-                    if len(in_flight) == MAX_BATCHES_IN_FLIGHT:
-                        oldest, size = in_flight.popleft()
-                        self._totals.add(await oldest)
-                        budget.release(size)
+                # Closed even after an error: otherwise the file and its turn would wait for the garbage collector.
+                async with aclosing(self._batches(request)) as batches:
+                    async for batch in batches:
+                        budget.reserve(len(batch))
+                        in_flight.append((asyncio.wrap_future(self._send(batch)), len(batch)))
+                        if len(in_flight) == MAX_BATCHES_IN_FLIGHT:
+                            oldest, size = in_flight.popleft()
+                            self._totals.add(await oldest)
+                            budget.release(size)
                 while in_flight:
                     self._totals.add(await in_flight.popleft()[0])
         except RookeryError as exc:
@@ -159,18 +163,19 @@ class Upload:
             )
         )
 
-    async def _batches(self, request: Request) -> AsyncIterator[bytes]:
+    async def _batches(self, request: Request) -> AsyncGenerator[bytes]:
         """The body in batches of whole rows."""
         with self._memory_budget() as budget:
             if self._format is Input.PARQUET:
-                async for batch in self._parquet_batches(request, budget):
-                    yield batch
+                async with aclosing(self._parquet_batches(request, budget)) as batches:
+                    async for batch in batches:
+                        yield batch
                 return
             chunker = Chunker("csv" if self._format is Input.CSV else "ndjson")
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
                 # Done in a thread, because hostile rows can make the search for their ends slow.
                 for batch in await anyio.to_thread.run_sync(
-                    self._split, chunker, chunk, limiter=self._services.limiter
+                    self._split, chunker, chunk, limiter=self._services.uploads
                 ):
                     yield batch
                 # The chunker holds the row whose end has not arrived, no matter how long it is.
@@ -178,9 +183,9 @@ class Upload:
             for batch in chunker.finish():
                 yield batch
 
-    async def _parquet_batches(self, request: Request, budget: MemoryBudget) -> AsyncIterator[bytes]:
+    async def _parquet_batches(self, request: Request, budget: MemoryBudget) -> AsyncGenerator[bytes]:
         """A Parquet file in batches. Its metadata is at the end, so a large file is first written to disk."""
-        limiter = self._services.limiter
+        limiter = self._services.uploads
         with SpooledTemporaryFile(max_size=MAX_BYTES_IN_MEMORY) as file:
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
@@ -190,7 +195,7 @@ class Upload:
             if not size:
                 return
             workspace = self._services.workspace
-            source, settings = workspace.current.build.datasources[self._writer.datasource], workspace.settings
+            source = workspace.current.build.datasources[self._writer.datasource]
             plan = await anyio.to_thread.run_sync(plan_of, cast(BinaryIO, file), source, limiter=limiter)
             file.seek(0)
             if size <= WHOLE_PARQUET_BYTES and not plan.columns:
@@ -198,14 +203,24 @@ class Upload:
                 budget.release_all()
                 yield file.read()
                 return
-            batches = split_parquet(
-                cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes, plan
-            )
+            async with aclosing(self._split_parquet(cast(BinaryIO, file), plan)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def _split_parquet(self, file: BinaryIO, plan: ParquetPlan) -> AsyncGenerator[bytes]:
+        """The batches of a Parquet file, in the writer's turn: each file takes a process with much memory."""
+        queue, writer = self._services.parquet_queue, writer_id(self._writer.tenant, self._writer.token)
+        settings, limiter = self._services.workspace.settings, self._services.uploads
+        await queue.enter(writer)
+        try:
+            batches = split_parquet(file, settings.max_parquet_memory, settings.max_parquet_bytes, plan)
             try:
                 while batch := await anyio.to_thread.run_sync(next, batches, b"", limiter=limiter):
                     yield batch
             finally:
                 batches.close()
+        finally:
+            queue.leave(writer)
 
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
         """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file occupies."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.web.app import PARQUET_PROCESSES_PER_WRITER
 from tests.support.server import Server
 from tests.support.soak import soaking
 from tests.web.responses import refused
@@ -89,6 +93,19 @@ def test_values_in_lists_of_structs(orders: Orders) -> None:
         [2, [], [], [], ["2026-01-01"], []],
         [3, ["b"], [-3], [0], ["2026-03-01"], [[]]],
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are listed by /proc")
+def test_few_processes_read_the_files_of_one_writer(orders: Orders) -> None:
+    tasks = Path(f"/proc/{orders.server.process.pid}/task")
+    seen, rows = set[int](), [row(1, items=[{"sku": "a"}])]
+    with ThreadPoolExecutor(6) as pool:
+        sent = [pool.submit(orders.send, rows) for _ in range(6)]
+        while not all(s.done() for s in sent):
+            with suppress(FileNotFoundError):
+                seen.add(sum(len((task / "children").read_text().split()) for task in tasks.iterdir()))
+    assert [s.result().json()["rows"] for s in sent] == [1] * 6
+    assert 0 < max(seen) <= PARQUET_PROCESSES_PER_WRITER
 
 
 def test_nulls_in_lists_of_structs(orders: Orders) -> None:
