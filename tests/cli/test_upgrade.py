@@ -20,6 +20,7 @@ from tests.cli.commands import Cli
 from tests.data import first_layout, older
 from tests.data.make_first_layout import checkout
 from tests.support.server import Server, running
+from tests.support.soak import sampled
 
 pytestmark = pytest.mark.feature
 
@@ -42,7 +43,7 @@ def assert_values(server: Server) -> None:
     assert server.sql("SELECT count() AS n FROM events") == [{"n": 30}]
 
 
-@pytest.mark.parametrize("commit", older.COMMITS)
+@pytest.mark.parametrize("commit", sampled(older.COMMITS, 2))
 def test_an_older_directory_is_upgraded_and_the_backup_leads_back(commit: str, tmp_path: Path) -> None:
     home = older.unpacked(commit, tmp_path / "home")
     cli = Cli(home)

@@ -29,12 +29,13 @@ INTEGERS = [
     "007",
     "9" * 19,
 ]
+SPECIAL = ["-1", "1.5", '"7"', '""', "true", "null", "9" * 19]
 TEXTS = ['"s"', '""', "null", "true", "1.10", "[1.10, null]", '{"p": 1.10, "q": null}', '"\\u0061"', '"{\\"a\\":1}"']
 VALUES = {
     "UInt8": INTEGERS,
     "Int64": INTEGERS,
-    "Nullable(Int32)": INTEGERS,
-    "Int256": [*INTEGERS, "9" * 40],
+    "Nullable(Int32)": SPECIAL,
+    "Int256": [*SPECIAL, "9" * 40],
     "Float64": ["1", "1.10", '"1.5"', "1e400", '""', "null", "true"],
     "Decimal(18, 2)": ["1", "1.10", '"1.5"', "1.005", '""', "null"],
     "Bool": ["true", "1", '"true"', '""', "null"],
