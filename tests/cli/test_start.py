@@ -103,7 +103,11 @@ def test_commands_without_a_workspace_import_few_modules(
 def test_a_command_for_a_running_server_does_not_import_the_engine(shared_server: Server, tmp_path: Path) -> None:
     access = {"ROOKERY_URL": shared_server.url, "ROOKERY_TOKEN": shared_server.admin_token}
     imported = modules(tmp_path, "tenant", "ls", **access)
-    assert {m for m in imported if m.partition(".")[0] == "engine"} == {*OWN, "engine.private_files", "engine.settings"}
+    assert {m for m in imported if m.partition(".")[0] == "engine"} == {
+        *OWN,
+        "engine.private_files",
+        "engine.settings",
+    }
     assert not {m.partition(".")[0] for m in imported} & (LIBRARIES - {"httpx", "orjson"})
 
 

@@ -157,7 +157,7 @@ def test_fixtures_of_every_form_with_more_tenants_and_routed_delivery(tmp_path: 
             "pipes/period.yaml": PERIOD,
             "tests/many.yaml": one,
             "tests/rows.csv": rows,
-            "tests/recent.yaml": f"fixtures:\n{recent}{head}{two}",
+            "tests/recent.yaml": f"tenants: {{7: tables, 8: pooled}}\nfixtures:\n{recent}{head}{two}",
         }
     )
     report = cli("test", "--json").json

@@ -48,7 +48,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
             services.append(Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace))))
             services[-1].push(SOURCES)
             tenants.add(workspace, BOTH, "pooled")
-            tenants.add(workspace, ["yeti"], "tables")
+            if name == "mixed":
+                tenants.add(workspace, ["yeti"], "tables")
         yield Mixed(*services)
     finally:
         for service in services:
