@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
@@ -54,47 +54,55 @@ async def with_progress(request: Request, services: Services, work: Work) -> Res
     if NDJSON not in request.headers.get("accept", ""):
         result = await in_thread(services, partial(work, Report()))
         return Response(status_code=204) if result is None else JSONResponse(result)
-    lines = _progress_lines(services, work, public=not reads_all(request.scope))
+    lines = progress_lines(services, work, public=not reads_all(request.scope))
     return StreamingResponse(lines, media_type=NDJSON)
 
 
-class _Lines(Report):
-    """Puts what is reported in a queue, as lines of the response."""
+Put = Callable[[dict[str, Any] | None], object]
+"""Adds a line to a response; None is its end. Any thread may call it."""
 
-    def __init__(self, lines: queue.SimpleQueue[dict[str, Any] | None]) -> None:
-        self._lines = lines
+
+class _Lines(Report):
+    """Adds what is reported to the lines of the response."""
+
+    def __init__(self, put: Put) -> None:
+        self._put = put
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        self._lines.put({"progress": {"what": what, "done": done, "total": total}})
+        self._put({"progress": {"what": what, "done": done, "total": total}})
 
     def plan(self, result: Callable[[], Any]) -> None:
         # Clients that do not know plans read the line as progress.
-        self._lines.put({"progress": {"what": "", "done": 0, "total": 0}, "plan": result()})
+        self._put({"progress": {"what": "", "done": 0, "total": 0}, "plan": result()})
 
 
-async def _progress_lines(services: Services, work: Work, *, public: bool) -> AsyncIterator[bytes]:
+async def progress_lines(services: Services, work: Work, *, public: bool) -> AsyncIterator[bytes]:
     """Run work in a thread and yield its progress as NDJSON; the last line has its result or its failure.
 
     With `public`, the failure is for callers who may not read all rows.
     """
-    # Not an asyncio queue: `put` is called in the thread of the work.
-    lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    # Waiting for a line must not occupy a thread: responses that end need one to return their readers.
+    lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def put(line: dict[str, Any] | None) -> None:
+        loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def run() -> None:
         try:
-            lines.put({"result": work(_Lines(lines))})
+            put({"result": work(_Lines(put))})
         except RookeryError as exc:
             note(exc)
-            lines.put({"failure": {**exc.as_dict(public=public), "status": exc.code.status}})
+            put({"failure": {**exc.as_dict(public=public), "status": exc.code.status}})
         except Exception as exc:
             failure = RookeryError(INTERNAL, "internal error", detail=repr(exc))
-            lines.put({"failure": {**failure.as_dict(), "status": 500}})
+            put({"failure": {**failure.as_dict(), "status": 500}})
             raise
         finally:
             # Signals the end to the event loop, which waits for lines.
-            lines.put(None)
+            put(None)
 
     async with anyio.create_task_group() as group:
         group.start_soon(partial(anyio.to_thread.run_sync, run, limiter=services.control))
-        while (line := await anyio.to_thread.run_sync(lines.get)) is not None:
+        while (line := await lines.get()) is not None:
             yield orjson.dumps(line) + b"\n"

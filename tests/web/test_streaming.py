@@ -10,11 +10,17 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import anyio
+import anyio.to_thread
 import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from engine.web.control import progress_lines
+from engine.web.services import Services
 from tests.support.server import Server, running
 from tests.web.responses import data, refused
 
@@ -130,6 +136,27 @@ def test_a_slow_reader_does_not_delay_others(narrow: Server, token: str) -> None
         connection.recv(1000)
         for _ in range(5):
             assert patient(narrow, token)
+
+
+def test_responses_that_wait_for_progress_occupy_no_threads() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        services = cast(Services, SimpleNamespace(control=anyio.CapacityLimiter(1)))
+        threads = anyio.to_thread.current_default_thread_limiter()
+
+        async def respond() -> None:
+            assert [line async for line in progress_lines(services, lambda _: release.wait(60), public=True)]
+
+        async with anyio.create_task_group() as group:
+            for _ in range(int(threads.total_tokens)):
+                group.start_soon(respond)
+            await anyio.wait_all_tasks_blocked()
+            free = threads.available_tokens
+            release.set()
+        assert free == threads.total_tokens, "queries that end need one"
+
+    anyio.run(main)
 
 
 def test_a_running_request_finishes_at_shutdown(tmp_path: Path) -> None:
