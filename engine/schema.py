@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_LAST_DATE = "toDate('2106-01-01')"
 MARK_KEY = "rookery"
 MAX_DATABASE_BYTES = 100
 """Longest database name that rookery creates. The engine allows 245 bytes for the database and the table together."""
@@ -194,6 +195,21 @@ def fingerprint(*parts: object) -> str:
     """A short, stable digest of plain data, as hexadecimal text."""
     text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def lasting_ttl(condition: str, ttl: str) -> str:
+    """A TTL that is `ttl` for rows that fulfill a condition. Others are kept at least until 2106."""
+    return f"if({condition}, {ttl}, greatest({ttl}, {_LAST_DATE}))"
+
+
+def declared_ttl(ttl: str) -> str:
+    """The declared TTL of a table, whose TTL in the engine's spelling may be that of `lasting_ttl`."""
+    end = f", {_LAST_DATE}))"
+    if not (ttl.startswith("if(") and ttl.endswith(end)):
+        return ttl
+    # The TTL is in it twice, so the text has one ending at which the part before repeats it.
+    before, _, declared = ttl.removesuffix(end).rpartition(", greatest(")
+    return declared if before.endswith(f", {declared}") else ttl
 
 
 def quote(identifier: str) -> str:

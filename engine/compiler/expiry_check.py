@@ -15,7 +15,7 @@ from engine.compiler.compose import Verifier
 from engine.compiler.definitions import Definer, only_expression
 from engine.compiler.ttl_overflow import DATE_OR_TIME
 from engine.project.datasource import Datasource
-from engine.schema import literal, quote
+from engine.schema import lasting_ttl, literal, quote
 from engine.sql.tree import Node, members
 
 LATE_ENOUGH_S = 4_102_444_800
@@ -70,6 +70,13 @@ class ExpiryCheck:
     """The columns that the condition reads."""
     condition: str
     """SQL over these columns."""
+
+    @property
+    def lasting_ttl(self) -> str:
+        """The TTL of a table that pipes fill: it keeps rows for which the declared one overflows, because nothing
+        checks these rows before they are stored.
+        """
+        return lasting_ttl(self.condition, self.ttl)
 
 
 def expiry_check(source: Datasource, verifier: Verifier, definer: Definer) -> ExpiryCheck | None:

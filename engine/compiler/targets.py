@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from engine.compiler import storage
 from engine.compiler.build_state import BuildState, datasources_of
+from engine.compiler.expiry_check import expiry_check
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.sharing import check_sharing
@@ -23,6 +24,7 @@ from engine.errors import (
 )
 from engine.project.datasource import Column as SourceColumn
 from engine.project.datasource import Datasource, Tenant
+from engine.schema import declared_ttl
 from engine.sql.tenant_lineage import check_lineage, names_of_values
 
 
@@ -58,7 +60,7 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
     # Done after the other checks, because it records whose rows the target has. Pipes that read the target rely on
     # that.
     view_text = check_sharing(state, pipe, target, source)
-    state.datasources[target.name] = source
+    state.datasources[target.name] = _with_lasting_ttl(state, source)
     state.relations[target.name] = storage.relation(
         source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column
     )
@@ -66,6 +68,19 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
     if view_text is not None:
         target, selected = replace(target, branches=(view_text,)), (*selected, GROUP_TENANTS)
     state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=triggers))
+
+
+def _with_lasting_ttl(state: BuildState, target: Datasource) -> Datasource:
+    """A target whose TTL keeps rows for which the declared one overflows."""
+    ttl = target.engine.ttl or ""
+    # Another pipe may fill the same target.
+    if declared_ttl(ttl) != ttl:
+        return target
+    check = expiry_check(target, state.composer.verifier, state.analyser)
+    if check is None:
+        return target
+    engine = target.engine.model_copy(update={"ttl": check.lasting_ttl})
+    return target.model_copy(update={"engine": engine})
 
 
 def _is_from_star(state: BuildState, pipe: CompiledPipe, names: list[str]) -> bool:

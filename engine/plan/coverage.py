@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.plurals import counted
-from engine.schema import Name, Schema, Table, View
+from engine.schema import Name, Schema, Table, View, declared_ttl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 
@@ -126,7 +126,7 @@ class Coverage:
             return f"{source} is empty"
         # Merges remove rows, so counts do not prove anything. Only a TTL can lose the rows that merges keep.
         if not _keeps_rows(table):
-            return f"{source} has a TTL ({table.ttl}), so rows may have expired" if table.ttl else None
+            return f"{source} has a TTL ({declared_ttl(table.ttl)}), so rows may have expired" if table.ttl else None
         if newest < record.upto:
             return f"the newest blocks of {source} are gone"
         if record.rows:
@@ -137,7 +137,7 @@ class Coverage:
         if newest == record.upto:
             return None
         if table.ttl:
-            return f"{source} has a TTL ({table.ttl}), so rows may have expired"
+            return f"{source} has a TTL ({declared_ttl(table.ttl)}), so rows may have expired"
         if self._copies_all(table, rows):
             return None
         # The engine numbers blocks from 1, and a target without a record was computed from all of them.

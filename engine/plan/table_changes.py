@@ -20,7 +20,7 @@ from engine.plan.steps import (
     tenant_of,
 )
 from engine.project.check_datasource import OWN_SETTINGS
-from engine.schema import Column, Name, Table
+from engine.schema import Column, Name, Table, declared_ttl
 from engine.warehouse import ddl
 
 
@@ -110,9 +110,11 @@ class TableComparison:
     def _clauses(self) -> Iterable[Alteration]:
         """Changes of the TTL, of indexes and of settings."""
         table, current = self._table, self._current
-        if table.ttl != current.ttl:
-            effect = "loses rows past the new TTL" if table.ttl else ""
-            step = self._clause("ttl", "", f"TTL {table.ttl or 'removed'}", ddl.modify_ttl(table.name, table.ttl))
+        ttl = declared_ttl(table.ttl)
+        # A table that an earlier version created has the declared TTL itself. It stays until the file changes.
+        if ttl != declared_ttl(current.ttl):
+            effect = "loses rows past the new TTL" if ttl else ""
+            step = self._clause("ttl", "", f"TTL {ttl or 'removed'}", ddl.modify_ttl(table.name, table.ttl))
             yield replace(step, destructive=bool(effect), effect=effect, loss="lost" if effect else "none")
         yield from self._indexes()
         have, want = _declared_settings(current), _declared_settings(table)

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from engine.control.doctor import examine
+from engine.control.push import PushOptions, push
 from engine.warehouse.port import Input
+from engine.workspace.snapshot import DeployedFile
 from tests.support.in_process import Rookery, open_rookery
 from tests.support.soak import paired
 
@@ -109,3 +112,66 @@ def test_a_row_whose_ttl_overflows_is_quarantined(rookery: Rookery, name: str, f
     assert rookery.rows(f"SELECT id FROM main.{name} ORDER BY id") == [(1,), (2,)]
     rookery.run(f"TRUNCATE TABLE main.{name}")
     rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
+
+
+LANDING = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: at, type: DateTime}
+  - {name: keep, type: UInt32}
+engine: {sorting_key: [tenant_id, id]}
+"""
+TARGET = """
+tenant: {column: tenant_id, landing: false}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: at, type: DateTime}
+  - {name: day, type: Date}
+  - {name: keep, type: UInt32}
+engine: {sorting_key: [tenant_id, id], ttl: "%s"}
+"""
+TARGET_TTLS = {
+    "by_days": "day + toIntervalDay(keep * 400)",
+    "by_years": "addYears(day, keep)",
+    "by_months": "toStartOfMonth(at) + toIntervalMonth(keep * 9)",
+}
+
+
+@pytest.mark.feature
+def test_a_target_keeps_a_row_whose_ttl_overflows(rookery: Rookery) -> None:
+    """Nothing checks the rows that pipes store, so the target's TTL does not overflow."""
+    files = {"datasources/logged.yaml": LANDING}
+    for name, ttl in TARGET_TTLS.items():
+        files[f"datasources/{name}.yaml"] = TARGET % ttl
+        for fill in ("fill", "refill"):
+            sql = (
+                f"SELECT tenant_id, id{' + 100' * (fill == 'refill')} AS id, at, toDate(at) AS day, keep FROM logged"
+            )
+            files[f"pipes/{fill}_{name}.yaml"] = f"sql: {sql}\nmaterialize: {{target: {name}, per_tenant: true}}\n"
+    rookery.push(files)
+    rookery.add("1", placement="tables")
+    rookery.add("2", placement="pooled")
+    rows = [
+        {"tenant_id": tenant, "id": id, "at": at, "keep": keep}
+        for tenant in (1, 2)
+        for id, (at, keep) in enumerate([("2031-05-05 00:00:00", 9), ("2090-05-05 00:00:00", 100)])
+    ]
+    rows += [row | {"id": 9, "at": "2001-01-01 00:00:00", "keep": 1} for row in rows[::2]]
+    body = "\n".join(map(json.dumps, rows)).encode()
+    assert rookery.gateway.append("logged", body, Input.NDJSON).result(60).rows == len(rows)
+    for name in TARGET_TTLS:
+        for database in ("main", rookery.nest("1")):
+            rookery.run(f"OPTIMIZE TABLE {database}.{name} FINAL")
+            kept = rookery.rows(f"SELECT id FROM {database}.{name} ORDER BY id")
+            assert kept == [(0,), (1,), (100,), (101,)], name
+    assert examine(rookery.workspace, deep=True).findings == ()
+    # A table of an earlier version has the declared TTL. It is no change.
+    rookery.run(f"ALTER TABLE main.by_days MODIFY TTL {TARGET_TTLS['by_days']}")
+    assert examine(rookery.workspace).findings == ()
+    changed = TARGET % "day + toIntervalDay(keep + 1)"
+    options = PushOptions(dry_run=True)
+    plan = push(rookery.workspace, {"by_days": DeployedFile(changed, "datasources/by_days.yaml")}, options).plan
+    assert {s.reason for s in plan.steps} == {"TTL day + toIntervalDay(keep + 1)"}

@@ -22,7 +22,7 @@ from engine.control.doctor.findings import Context
 from engine.fanout.router import router_of
 from engine.plan.backfill import block_ranges
 from engine.plan.coverage import Coverage
-from engine.schema import Name, literal, quote
+from engine.schema import Name, declared_ttl, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.errors import NOT_IMPLEMENTED, EngineError
 
@@ -178,7 +178,7 @@ class Comparison:
             source = self._context.live.tables.get(view.log or view.source)
             same_ttl = self.derived.is_copy and source is not None and source.ttl == self.derived.table.ttl
             if source is not None and source.ttl and not same_ttl:
-                return f"rows of {source.name} expire by its TTL ({source.ttl})"
+                return f"rows of {source.name} expire by its TTL ({declared_ttl(source.ttl)})"
         return self._merging if self.columns.floor else None
 
     def _says_too_little(self) -> bool:
