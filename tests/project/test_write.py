@@ -118,7 +118,7 @@ PIPES = st.builds(
     materialize=maybe(MATERIALIZES),
     tokens=several(st.builds(PipeToken, name=NAMES, scope=st.just("READ"))),
 )
-QUICK = settings(max_examples=soak_rounds(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=soak_rounds(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.soak
@@ -168,7 +168,7 @@ KEYWORDS = [*re.split(r"\s+", WORDS.strip()), "\n", "\n  ", "\n    ", ": ", "- "
 
 
 @pytest.mark.soak
-@settings(max_examples=soak_rounds(150), deadline=None)
+@settings(max_examples=soak_rounds(80), deadline=None)
 @given(
     st.one_of(
         st.text(),
@@ -197,7 +197,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.soak
-@settings(max_examples=soak_rounds(150), deadline=None)
+@settings(max_examples=soak_rounds(80), deadline=None)
 @given(st.dictionaries(st.sampled_from(["columns", "nodes", "sql", *KEYWORDS[:20]]), JSON, max_size=6))
 def test_any_tree_gives_a_value_or_problems(tree: object) -> None:
     only_problems(lambda: check(Project.of([parse_source(yaml.safe_dump(tree), "f.yaml", "x")])))
