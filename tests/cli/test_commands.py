@@ -238,7 +238,7 @@ def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]
     """Run a command at a pseudo-terminal and type when it asks; returns its exit code and output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*REAL, *arguments], cwd=cli.directory, env=cli.seen(), stdin=theirs, stdout=theirs, stderr=theirs
+        [*cli.command, *arguments], cwd=cli.directory, env=cli.seen(), stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     shown, deadline, answered = b"", time.monotonic() + 60, False
