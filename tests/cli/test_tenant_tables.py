@@ -201,7 +201,7 @@ def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
             server.admin_json("GET", "/v0/datasources/tenant_11_ds"),
             server.admin_json("GET", "/v0/pipes/tenant_11_pipe"),
         ]
-        return shown, server.sql("SELECT * FROM tenant_11_ds ORDER BY units"), _modified(server, 11)
+        return shown, server.sql("SELECT * FROM tenant_11_ds ORDER BY ALL"), _modified(server, 11)
 
     before = eleven()
     target = cli.directory / "datasources/tenants/tenant_10_ds.yaml"

@@ -181,26 +181,22 @@ def test_a_push_alters_landing_and_its_copies(home: Path, mode: str, changes: li
         assert server.push(files, dry_run=True)["steps"] == []
 
 
-def test_a_push_rebuilds_a_derived_table(home: Path, mode: str) -> None:
-    pipe = USAGE_PIPE.replace("FROM events", "FROM events WHERE event != 'c'")
-    with running(home) as server:
-        server.push(project(mode, **{"pipes/usage_pipe.yaml": pipe}), allow=["usage_pipe"])
-        for _ in range(2):
-            assert_exact(server, OWN, POOLED, also=" AND event != 'c'")
-            send(server, 4)
-        healthy(server, deep=True)
-
-
-def test_a_push_adds_a_derived_table(home: Path, mode: str) -> None:
+def test_a_push_rebuilds_a_derived_table_and_adds_another(home: Path, mode: str) -> None:
     more = {
+        "pipes/usage_pipe.yaml": USAGE_PIPE.replace("FROM events", "FROM events WHERE event != 'c'"),
         "datasources/usage_twice.yaml": USAGE,
         "pipes/twice_pipe.yaml": USAGE_PIPE.replace("usage_sums", "twice_sums").replace("usage_daily", "usage_twice"),
     }
-    with restarted(home) as server:
-        server.push(project(mode, **more))
+    with running(home) as server:
+        server.push(project(mode, **more), allow=["usage_pipe"])
         for tenant in EVERYONE:
             rows = rows_as_tenant(server, tenant, "SELECT sum(events) AS n FROM usage_twice")
             assert rows == [{"n": 12}]
+        for _ in range(2):
+            assert_exact(server, OWN, POOLED, also=" AND event != 'c'")
+            send(server, 4)
+        assert_kinds_exact(server)
+        healthy(server, deep=True)
 
 
 def test_a_ttl_removes_old_rows_everywhere(home: Path, mode: str) -> None:
