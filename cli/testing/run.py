@@ -48,12 +48,13 @@ def run(files: Sequence[Path], select: str | None, *, update: bool) -> Report:
 
 def _plans(files: Sequence[Path], select: str | None, *, update: bool) -> tuple[Project, list[Plan]]:
     """The project, and a plan for each file that has selected tests."""
-    survey = surveyed()
-    survey.problems.raise_if_any()
+    # First, because checking the project takes seconds.
     suites = load_suites(options.project, map(_path, files))
     if not suites:
         hint = "docs/testing.md shows a first test"
         raise RookeryError(NO_FILE, f"the project has no test files: {FOLDER}/*.yaml", hint=hint)
+    survey = surveyed()
+    survey.problems.raise_if_any()
     zone = ZoneInfo(options.loaded().timezone or "UTC")
     selection = Selection(options.project, select or "", Clock(datetime.now(zone).replace(tzinfo=None)), update)
     problems, plans = Collector(), []
