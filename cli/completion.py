@@ -141,6 +141,9 @@ def _access(ctx: typer.Context) -> tuple[str, str | None] | None:
     state = (Path(given.get("directory") or Path()) / data).parent
     stored = _read(state / "auth.json")
     if stored is not None:
+        if given.get("token") and (state / "auth.json").stat().st_mode & 0o077:
+            # As in `cli.connection`: others may have written the URL.
+            return None
         return str(stored["url"]), given.get("token") or str(stored["token"])
     running = _read(state / "server.json")
     status = state.stat()

@@ -6,7 +6,6 @@ ROOKERY_URL), the access that `rookery auth` stored, a server that runs on this 
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,12 +32,15 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
+from engine.private_files import is_private, read_json
 from engine.settings import Settings
 
 _TOKEN = re.compile(r"[!-~]+")
 NDJSON = "application/x-ndjson"
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to open a directory that another process holds."""
+MAX_SHOWN_URL = 200
+"""Longest part of a URL in a message."""
 NOTICE_AFTER_SECONDS = 2.0
 """Seconds of waiting after which a message is printed."""
 HTTP_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -78,7 +80,7 @@ class Connection:
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as exc:
             raise RookeryError(
-                REMOTE, f"{self.url} did not answer with JSON", hint="is it a rookery server?"
+                REMOTE, f"{shown_url(self.url)} did not answer with JSON", hint="is it a rookery server?"
             ) from exc
 
     def download(self, method: str, path: str, file: Path) -> None:
@@ -140,6 +142,7 @@ class Connection:
 
 def _unreachable(url: str, exc: Exception) -> RookeryError:
     """The error for a server that did not respond, with a hint about the likely cause."""
+    url = shown_url(url)
     hint = "is `rookery serve` running there?"
     if isinstance(exc, httpx.UnsupportedProtocol):
         address = url.partition("://")[2] or url
@@ -266,9 +269,15 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
     token = settings.token.get_secret_value() if settings.token else None
     if settings.url:
         return settings.url, token
-    stored = _read(auth_file(settings))
-    if stored:
-        return str(stored["url"]), token or str(stored["token"])
+    stored = read_json(auth_file(settings))
+    if stored is not None and "url" in stored:
+        if token is not None and not is_private(auth_file(settings)):
+            raise RookeryError(
+                USAGE,
+                f"the token is not sent to {shown_url(str(stored['url']))}: {auth_file(settings)} is not private",
+                hint="others may have written it: set ROOKERY_URL too, or run `rookery auth` again",
+            )
+        return str(stored["url"]), token or str(stored.get("token", ""))
     running = announced(settings)
     if running is not None and running.here and running.url and is_running(running.url):
         admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
@@ -276,12 +285,11 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
     return None
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and "url" in content else None
+def shown_url(url: str) -> str:
+    """A URL for a message, without a user and a password."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"[:MAX_SHOWN_URL]
 
 
 def is_running(url: str) -> bool:
@@ -317,7 +325,9 @@ def client(url: str, token: str | None) -> Iterator[Connection]:
         http = httpx.Client(
             base_url=url, headers=headers, timeout=HTTP_TIMEOUT, trust_env=False, verify=needs_certificates(url)
         )
+        # Names that cannot be looked up otherwise fail in the first request.
+        http.base_url.host.encode("idna")
     except (httpx.InvalidURL, ValueError, TypeError) as exc:
-        raise RookeryError(NO_SERVER, f"not a URL: {url}", hint="http://127.0.0.1:7181") from exc
+        raise RookeryError(NO_SERVER, f"not a URL: {shown_url(url)}", hint="http://127.0.0.1:7181") from exc
     with http:
         yield Connection(http, url, token)

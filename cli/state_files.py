@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.private_files import private_directory, private_file
+from engine.private_files import private_directory, private_file, read_json
 from engine.settings import Settings
 
 
@@ -101,11 +101,7 @@ def _write(settings: Settings, url: str | None) -> None:
 
 
 def _read(settings: Settings) -> dict[str, Any] | None:
-    try:
-        content = json.loads(server_file(settings).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    return read_json(server_file(settings))
 
 
 def _identity(settings: Settings) -> list[int]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 HOME = ".rookery"
 """Name of the directory that holds an installation's private files."""
+
+
+MAX_JSON_BYTES = 64 << 10
+"""Maximum size of a private file with JSON."""
 
 
 def private_directory(path: Path) -> None:
@@ -37,3 +44,21 @@ def private_file(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a small file; None if there is none."""
+    try:
+        status = path.stat()
+        # A pipe or a device might never end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_BYTES:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_private(path: Path) -> bool:
+    """Whether only the owner can read a file. A file of a project that was cloned usually is not private."""
+    return not path.stat().st_mode & 0o077

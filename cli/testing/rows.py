@@ -20,6 +20,8 @@ from engine.project.source import YamlList, YamlMapping, YamlText
 
 FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv"}
 CSV_NULL = "\\N"
+MAX_FILE_BYTES = 32 << 20
+"""Largest file with rows, in bytes."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
@@ -85,8 +87,12 @@ def read_file(path: Path, place: Place) -> bytes:
     """The content of a file that a test file names at `place`. Raises RK1008."""
     try:
         # Checked first: opening a named pipe may block forever.
-        if not stat.S_ISREG(path.stat().st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise RookeryError(NO_FILE, f"`{path.name}` is not a regular file", place=place)
+        if status.st_size > MAX_FILE_BYTES:
+            limit = f"{MAX_FILE_BYTES >> 20} MiB"
+            raise RookeryError(NO_FILE, f"`{path.name}` is larger than {limit}", hint="use fewer rows", place=place)
         return path.read_bytes()
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "the path is not valid"

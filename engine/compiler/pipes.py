@@ -9,6 +9,7 @@ from typing import Protocol
 
 from engine.compiler.error_location import refused_name
 from engine.errors import (
+    BAD_VALUE,
     BRANCH,
     PARAMETER_CLASH,
     SQL_SYNTAX,
@@ -31,6 +32,8 @@ from engine.template.parameters import ParameterSpec
 
 _AFTER_FROM = re.compile(r"\b(?:FROM|JOIN|IN)\s*+\(?\s*+`?([A-Za-z_][A-Za-z0-9_]*)`?", re.IGNORECASE)
 _STRINGS = re.compile(r"'(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z)", re.DOTALL)
+MAX_NODES = 1_000
+"""Maximum number of nodes of a pipe."""
 
 
 class TextVerifier(Protocol):
@@ -153,6 +156,10 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
 
     `names` are the datasources and pipes that it may read, `columns` the columns that its templates may name.
     """
+    if len(pipe.nodes) > MAX_NODES:
+        # Each node has its own set of the names that it may read.
+        message = f"the pipe has {len(pipe.nodes):,} nodes; {MAX_NODES:,} are allowed"
+        raise RookeryError(BAD_VALUE, message, hint="divide it into several pipes", place=pipe.place_of("nodes"))
     problems = Collector()
     templates = {n.name: _template(pipe, n, problems) for n in pipe.nodes}
     compiler = _NodeCompiler(pipe, columns, any(t.names_columns for t in templates.values()), verifier)

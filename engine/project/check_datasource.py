@@ -134,20 +134,23 @@ def check_keys(datasource: Datasource) -> Iterator[RookeryError]:
 def _columns(datasource: Datasource) -> Iterator[RookeryError]:
     """Report names that are reserved or not unique, and codecs that are not valid."""
     seen: dict[str, str] = {}
+    names: set[str] = set()
     for column in datasource.columns:
         place = column.place_of("name")
+        is_repeated = column.name in names
+        names.add(column.name)
         other = seen.setdefault(column.name.lower(), column.name)
         if column.name in VIRTUAL_COLUMNS:
             message, hint = f"`{column.name}` is a virtual column of ClickHouse", "choose another name"
             yield RookeryError(BAD_NAME, message, hint=hint, place=place)
-        if column is not datasource.column(column.name):
+        if is_repeated:
             message = f"column `{column.name}` is declared twice"
             yield RookeryError(DUPLICATE_NAME, message, hint="remove one of them", place=place)
         if column.codec and not is_codec(column.codec):
             message = f"`{column.codec[:80]}` is not a valid codec for column `{column.name}`"
             hint = 'write a codec or a list of codecs, such as ZSTD(1) or "Delta, ZSTD(1)"'
             yield RookeryError(BAD_VALUE, message, hint=hint, place=column.place_of("codec"))
-        if column is datasource.column(column.name) and other != column.name:
+        if not is_repeated and other != column.name:
             message = f"column `{column.name}` differs from `{other}` only in upper and lower case"
             hint = "keys of events are matched regardless of case; rename one of them"
             yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=place)
@@ -155,6 +158,11 @@ def _columns(datasource: Datasource) -> Iterator[RookeryError]:
 
 def _paths(datasource: Datasource) -> Iterator[RookeryError]:
     """Report columns whose JSON path leads to values that the column's type cannot hold."""
+    # For each top-level key, the first column that reads a value inside it.
+    inner: dict[str, Column] = {}
+    for column in datasource.columns:
+        if len(column.steps) > 1:
+            inner.setdefault(column.path[0], column)
     for column in datasource.columns:
         place = column.place_of("json" if column.json_path else "type")
         if column.type.startswith("Nested("):
@@ -174,15 +182,13 @@ def _paths(datasource: Datasource) -> Iterator[RookeryError]:
             message = f"column `{column.name}` of type {column.type} cannot read a nested key"
             hint = "use a path with a single key, or the type JSON or String, which can hold any object"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
-        yield from _shared_key(datasource, column)
+        if len(column.steps) == 1:
+            yield from _shared_key(column, inner.get(column.path[0]))
 
 
-def _shared_key(datasource: Datasource, column: Column) -> Iterator[RookeryError]:
-    """Check a column that stores a whole top-level key if other columns read values inside the same key."""
-    if len(column.steps) > 1:
-        return
+def _shared_key(column: Column, inner: Column | None) -> Iterator[RookeryError]:
+    """Check a column that stores a whole top-level key if another one reads a value inside the same key."""
     key = column.path[0]
-    inner = next((c for c in datasource.columns if c.path[0] == key and len(c.steps) > 1), None)
     if inner is None or _WHOLE_TEXT.match(column.type):
         return
     listed = inner.steps[1] is None

@@ -307,6 +307,13 @@ def test_private_files_are_private(server: Server, tmp_path: Path) -> None:
     cli("auth", "--url", "http://127.0.0.1:9", "--token", "x", code=6)
     assert stored.read_text() == before, "what does not work was stored"
     cli("auth", "--url", server.url, code=2)
+    # Whoever wrote a file that is not private could otherwise choose where another token is sent.
+    stored.chmod(0o644)
+    refused = cli("tenant", "ls", code=2, ROOKERY_TOKEN=server.admin_token)
+    assert "private" in refused.err and "ROOKERY_URL" in refused.err
+    for content in (json.dumps({"url": server.url}), "[" * 20_000, ""):
+        stored.write_text(content)
+        assert "RK" in cli("tenant", "ls", code=5 if "url" in content else 7).err
 
 
 def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> None:

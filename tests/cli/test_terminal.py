@@ -205,3 +205,10 @@ def test_no_color(cli: Cli) -> None:
         assert coloured.search(cli.terminal(*arguments, code=code, TERM="xterm"))
         assert not coloured.search(cli.terminal(*arguments, code=code, TERM="xterm", NO_COLOR="1"))
         assert "\x1b" not in cli(*arguments, code=code).text
+
+
+def test_characters_that_rearrange_a_line_are_shown_as_escapes(cli: Cli) -> None:
+    shown = screen(cli, "sql", "SELECT 'a\u202eb\u2066c' AS text, 'd\re' AS name", columns=200)
+    assert shown.splitlines()[1].split() == ["a\\u202eb\\u2066c", "d\\re"]
+    refused = screen(cli, "tenant", "show", "x\u202ey", columns=200, code=7)
+    assert "x\\u202ey" in refused

@@ -71,14 +71,17 @@ def test_a_wrong_result_is_shown_as_a_diff(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "outside.csv").write_text("event,events\nSECRET,1\n")
     (cli.directory / "tests/link.csv").symlink_to(tmp_path / "outside.csv")
     os.mkfifo(cli.directory / "tests/pipe.csv")
-    outside = ("link.csv", "../../outside.csv", str(tmp_path / "outside.csv"), "pipe.csv")
+    with (cli.directory / "tests/large.csv").open("wb") as large:
+        large.truncate(33 << 20)
+    outside = ("link.csv", "../../outside.csv", str(tmp_path / "outside.csv"), "pipe.csv", "large.csv")
     unread = "".join(f"  - {{name: {n}, endpoint: usage, tenant: 7, expect_file: {n}}}\n" for n in outside)
     wrong = PASSING.replace("units: 5", "units: 6").replace("18446744073709551615}]", "18446744073709551614}]")
     cli.write({"tests/usage.yaml": FIXTURES + wrong + UNKNOWN_PARAMETER + NO_FILE + unread})
     outcome = cli("test", "--junit", "out/report.xml", code=1, COLUMNS="80")
     assert outcome.text.count("outside the project") >= 3 and "not a regular file" in outcome.text
+    assert "larger than 32 MiB" in outcome.text
     assert "SECRET" not in outcome.text
-    assert "8 of 8 tests failed" in outcome.out and outcome.out.count("--update") == 2
+    assert "9 of 9 tests failed" in outcome.out and outcome.out.count("--update") == 2
     assert "usage of tenant 7" in outcome.out
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["-", "call", "2", "6"] in lines and ["+", "call", "2", "5"] in lines
@@ -91,7 +94,7 @@ def test_a_wrong_result_is_shown_as_a_diff(cli: Cli, tmp_path: Path) -> None:
     # A path is one word.
     assert max(len(line) for line in outcome.out.splitlines() if str(tmp_path) not in line) <= 80
     suite = ElementTree.parse(cli.directory / "out/report.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("24", "16")
+    assert (suite.get("tests"), suite.get("failures")) == ("27", "18")
     assert {c.get("classname") for c in suite.iter("testcase")} == {"tests.usage"}
     assert "+ call" in (suite.find(".//failure").text or "")  # type: ignore[union-attr]
 

@@ -14,8 +14,13 @@ from tests.support.server import running
 
 def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    for url in ("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense", "http://[::1"):
-        assert "RK7003" in cli("tenant", "ls", "--url", url, code=6).err, url
+    for url in (
+        *("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense", "http://[::1"),
+        *("http://user:secret@127.0.0.1:9", f"http://{'x' * 300}"),
+    ):
+        refused = cli("tenant", "ls", "--url", url, code=6).err
+        assert "RK7003" in refused, url
+        assert "secret" not in refused
 
 
 def test_a_url_of_another_program(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def _columns(**changes: str) -> dict[str, str]:
     return {**BASE, "events": text}
 
 
+MANY_NODES = "nodes:\n" + "".join(f"  - {{name: n{i}, sql: SELECT 1 AS x}}\n" for i in range(1001))
 CASES: list[tuple[str, dict[str, str], Code, str]] = [
     ("a type that does not exist", _columns(Float64="Flaot64"), errors.BAD_TYPE, "events.yaml:7:"),
     ("a default that reads a file", _columns(**{"now()": "file('x')"}), errors.FUNCTION_REFUSED, "events.yaml:5:"),
@@ -27,6 +28,7 @@ CASES: list[tuple[str, dict[str, str], Code, str]] = [
     ("an unknown column", {**BASE, "usage": "sql: SELECT dya FROM daily\n"}, errors.SQL_SEMANTICS, "usage.yaml:1:13"),
     ("an unknown table", {**BASE, "usage": "sql: SELECT 1 FROM dayly\n"}, errors.UNKNOWN_TABLE, "usage.yaml:1:20"),
     ("a syntax error", {**BASE, "usage": "sql: |\n  SELECT\n  1 FRM daily\n"}, errors.SQL_SYNTAX, "usage.yaml:3"),
+    ("too many nodes", {**BASE, "a": MANY_NODES}, errors.BAD_VALUE, "a.yaml:2:"),
     ("a circle", {**BASE, "a": "sql: SELECT * FROM b\n", "b": "sql: SELECT * FROM a\n"}, errors.CYCLE, ""),
     (
         "a target without the output's column",

@@ -6,6 +6,7 @@ import pytest
 
 from engine.errors import BAD_VALUE
 from engine.project.check import check
+from engine.project.datasource import Column
 from engine.project.model import Project
 from engine.project.parse import parse_source
 
@@ -44,6 +45,21 @@ def test_a_valid_project_has_no_problems() -> None:
     assert (
         found(events=EVENTS, daily=DAILY, a=per_tenant, b=per_tenant, c=made, d=served, e=S + "type: standard") == []
     )
+
+
+def test_the_work_grows_with_the_number_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"c{n}" for n in range(300)]
+    wide = project(wide="columns:\n" + "".join(f"  - {{name: {n}, type: String}}\n" for n in names))
+    steps, calls = Column.steps.fget, 0  # type: ignore[attr-defined]
+
+    def counted(column: Column) -> object:
+        nonlocal calls
+        calls += 1
+        return steps(column)
+
+    monkeypatch.setattr(Column, "steps", property(counted))
+    assert list(check(wide)) == []
+    assert calls < 10 * len(names)
 
 
 @pytest.mark.proves("D13")
