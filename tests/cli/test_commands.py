@@ -307,7 +307,7 @@ def test_private_files_are_private(server: Server, tmp_path: Path) -> None:
     cli("auth", "--url", "http://127.0.0.1:9", "--token", "x", code=6)
     assert stored.read_text() == before, "what does not work was stored"
     cli("auth", "--url", server.url, code=2)
-    # Whoever wrote a file that is not private could otherwise choose where another token is sent.
+    # The author of a file that is not private could otherwise choose where another token is sent.
     stored.chmod(0o644)
     refused = cli("tenant", "ls", code=2, ROOKERY_TOKEN=server.admin_token)
     assert "private" in refused.err and "ROOKERY_URL" in refused.err

@@ -81,7 +81,7 @@ def test_a_wrong_result_is_shown_as_a_diff(cli: Cli, tmp_path: Path) -> None:
     assert outcome.text.count("outside the project") >= 3 and "not a regular file" in outcome.text
     assert "larger than 32 MiB" in outcome.text
     assert "SECRET" not in outcome.text
-    assert "9 of 9 tests failed" in outcome.out and outcome.out.count("--update") == 2
+    assert "9 of 9 tests failed" in outcome.out and outcome.out.count("--update") == 3
     assert "usage of tenant 7" in outcome.out
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["-", "call", "2", "6"] in lines and ["+", "call", "2", "5"] in lines
