@@ -70,9 +70,14 @@ async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: the receipts of the appends with an idempotency key."""
     services = services_of(request)
     refuse_unknown(head_of(request.scope).query(), CLIENT_PARAMETERS)
-    key = checked_key(request.path_params["key"])
-    find = partial(services.gateway.receipts.show, authorize.for_receipts(claims_of(request.scope)), key)
-    return JSONResponse(await anyio.to_thread.run_sync(find, limiter=services.limiter))
+    key, claims = checked_key(request.path_params["key"]), claims_of(request.scope)
+    find = partial(services.gateway.receipts.show, authorize.for_receipts(claims), key)
+    # Counted as a query, so that many of them do not delay other callers.
+    await services.reader_queue.enter(claims.caller)
+    try:
+        return JSONResponse(await anyio.to_thread.run_sync(find, limiter=services.limiter))
+    finally:
+        services.reader_queue.leave(claims.caller)
 
 
 async def datasources_route(request: Request) -> Response:

@@ -79,6 +79,17 @@ def test_too_many_queries_of_one_caller(narrow: Server, by: str) -> None:
     assert narrow.sql("SELECT 1 AS x", tokens[0]) == [{"x": 1}], "the places are given back"
 
 
+def test_receipts_are_limited_like_queries(narrow: Server) -> None:
+    token = narrow.mint("DATASOURCES:READ:prices", "DATASOURCES:APPEND:notes", tenant="2")
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(narrow.post, "/v0/sql", token, content=BUSY) for _ in range(3)]
+        statuses = set()
+        while not all(future.done() for future in running):
+            statuses.add(narrow.get("/v0/events/a-key", token).status_code)
+    assert 429 in statuses
+    refused(narrow.get("/v0/events/a-key", token), 404, "RK5009")
+
+
 def test_a_token_with_the_name_of_another_has_its_own_limits(narrow: Server) -> None:
     static = narrow.static("shared name", "DATASOURCES:READ:prices")
     token = narrow.mint("DATASOURCES:READ:prices", name="shared name")
