@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from engine.control import fanout_status
 from engine.control.doctor import assumed_zone, deep_checks, examination, storage_checks
 from engine.control.doctor.comparison import Comparison
 from engine.control.doctor.derived_tables import derived_tables
-from engine.control.doctor.findings import ERROR, WARNING, Context, Finding
+from engine.control.doctor.findings import ERROR, WARNING, Context
 from engine.control.push import push
 from engine.fanout.offsets import Offset
 from engine.fanout.router import router_of
@@ -26,37 +25,10 @@ from engine.warehouse import ddl
 from engine.warehouse.registry import Registry
 from engine.workspace.journal import RegistryJournal
 from tests.control.conftest import OWN, Billing, rows
+from tests.control.doctor_checks import assert_healthy, broken, found, one
 from tests.support.soak import soak_rounds
 
 WINDOW = "non_replicated_deduplication_window"
-
-
-def found(billing: Billing, check: str, *, deep: bool = False) -> list[Finding]:
-    """Findings of a check. Of those that read rows, only this one runs."""
-    if deep:
-        return list(examination.DEEP[check](examination.context_of(billing.workspace)))
-    return [f for f in examination.examine(billing.workspace).findings if f.check == check]
-
-
-def one(billing: Billing, check: str, *, deep: bool = False) -> Finding:
-    (finding,) = found(billing, check, deep=deep)
-    return finding
-
-
-def assert_healthy(billing: Billing, *, deep: bool = False) -> None:
-    """Nothing is found. The last test reads all rows, so that none of the others has left a difference behind."""
-    assert examination.examine(billing.workspace, deep=deep).findings == ()
-
-
-@contextmanager
-def broken(billing: Billing, harm: str, remedy: str) -> Iterator[None]:
-    """Run a statement that damages the workspace; the damage is repaired afterwards."""
-    billing.execute(harm)
-    try:
-        yield
-    finally:
-        billing.execute(remedy)
-    assert_healthy(billing)
 
 
 def test_a_healthy_workspace_has_no_findings(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
