@@ -121,6 +121,78 @@ def test_values_of_parquet_files_of_other_types(rookery: Rookery, file: dict[str
     rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
+PARTS = {
+    "days": "Array(Date)",
+    "flags": "Array(Bool)",
+    "small": "Array(Array(UInt8))",
+    "labels": "Array(Enum8('a' = 1))",
+    "times": "Map(String, DateTime('Europe/Berlin'))",
+    "pair": "Tuple(at DateTime('Europe/Berlin'), n UInt8)",
+}
+MIDNIGHT = 1_768_435_200_000_000
+FILES_OF_PARTS: list[dict[str, tuple[pa.DataType, Any, str, list[Any]]]] = [
+    {
+        "days": (pa.list_(US), [MIDNIGHT], "['2026-01-15']", [[MIDNIGHT + 1]]),
+        "flags": (pa.list_(pa.int64()), [1, 0], "[true,false]", [[300], [-1]]),
+        "small": (pa.list_(pa.list_(pa.float64())), [[2.0]], "[[2]]", [[[1.5]], [[float("nan")]]]),
+        "labels": (pa.list_(pa.int64()), [1], "['a']", [[257], [300]]),
+        "times": (
+            pa.map_(pa.string(), pa.string()),
+            [("x", "2026-01-15 12:00:00")],
+            "{'x':'2026-01-15 12:00:00'}",
+            [[("x", "2026-02-31 12:00:00")]],
+        ),
+        "pair": (
+            pa.struct({"at": pa.string(), "n": pa.float64()}),
+            {"at": "2026-01-15 12:00:00", "n": 7.0},
+            "('2026-01-15 12:00:00',7)",
+            [{"at": "2026-01-15 12:00:00", "n": 1.5}],
+        ),
+    },
+    {
+        "days": (pa.list_(pa.int64()), [], "[]", [[20_000]]),
+        "flags": (pa.list_(pa.float64()), [1.0], "[true]", [[1.5]]),
+        "small": (pa.list_(pa.list_(pa.decimal128(20, 2))), [[Decimal(2)]], "[[2]]", [[[Decimal("1.5")]]]),
+        "labels": (pa.list_(pa.bool_()), [], "[]", [[True]]),
+        "times": (
+            pa.map_(pa.string(), pa.decimal128(20, 2)),
+            [("x", Decimal(0))],
+            "{'x':'1970-01-01 01:00:00'}",
+            [[("x", Decimal("1.5"))]],
+        ),
+        "pair": (
+            pa.struct({"at": pa.date32(), "n": pa.bool_()}),
+            {"at": 20_468, "n": True},
+            "('2026-01-15 00:00:00',1)",
+            [{"at": -1, "n": True}],
+        ),
+    },
+]
+
+
+@pytest.mark.parametrize("file", FILES_OF_PARTS, ids=range(len(FILES_OF_PARTS)))
+def test_parts_of_values_are_checked_like_values(
+    rookery: Rookery, file: dict[str, tuple[pa.DataType, Any, str, list[Any]]]
+) -> None:
+    """One row has good values of all columns, and each other row has one bad value."""
+    columns = "".join(f"  - {{name: {n}, type: {json.dumps(t)}}}\n" for n, t in PARTS.items())
+    text = f"columns:\n  - {{name: id, type: UInt32}}\n{columns}engine: {{sorting_key: [id]}}\n"
+    rookery.push({"datasources/parts.yaml": text})
+    bad = [(name, value) for name, (_, _, _, values) in file.items() for value in values]
+    arrays = {"id": pa.array(range(len(bad) + 1), pa.uint32())}
+    for name, (type, good, _, _) in file.items():
+        arrays[name] = pa.array([good, *(value if n == name else good for n, value in bad)], type)
+    sink = io.BytesIO()
+    pq.write_table(pa.table(arrays), sink)
+    assert append(rookery, "parts", sink.getvalue(), Input.PARQUET) == 1
+    shown = ", ".join(f"toString({name})" for name in file)
+    assert rookery.rows(f"SELECT {shown} FROM main.parts") == [tuple(stored for _, _, stored, _ in file.values())]
+    blamed = rookery.rows("SELECT c__error_column FROM main.parts_quarantine ORDER BY c__row")
+    assert [list(columns) for (columns,) in blamed] == [[name] for name, _ in bad]
+    for table in ("parts", "parts_quarantine"):
+        rookery.run(f"TRUNCATE TABLE main.{table}")
+
+
 @pytest.mark.soak_only
 @pytest.mark.parametrize(
     ("kind", "type", "value", "stored"), OTHERWISE, ids=[f"{o[0]}-{o[1]}-{o[2]}" for o in OTHERWISE]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,38 +16,41 @@ from engine.ingest.formats.parquet_process import READ_ERRORS
 from engine.ingest.formats.parquet_shapes import is_list
 from engine.warehouse.port import Input
 
-SimpleType = Literal[
+SourceKind = Literal[
     "text",
-    "texts",
     "integer",
     "float",
+    "boolean",
     "date",
+    "time",
     "timestamp",
     "bytes16",
-    "bytes16s",
     "bytes32",
-    "bytes32s",
+    "list",
+    "map",
+    "struct",
     "other",
     "null",
 ]
-"""The types of Parquet columns that staging distinguishes. `bytes16` and `bytes32` are binary values of that length.
-A plural is a list of such values.
+"""The kinds of values in Parquet files that staging distinguishes. `bytes16` and `bytes32` are binary values of that
+length.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Composite:
-    """The type of a list, map or struct with texts inside. Others are `other`, and so are the parts without texts."""
+class SourceType:
+    """The type of a Parquet column, or of values in it."""
 
-    parts: tuple[SourceType, ...]
-    """The types of the elements; for a map, those of key and value."""
+    kind: SourceKind
+    parts: tuple[SourceType, ...] = ()
+    """The types of a list's elements, of a map's keys and values, or of a struct's fields."""
     names: tuple[str, ...] = ()
-    """The names of the fields of a struct."""
+    """The names of a struct's fields."""
 
 
-SourceType = SimpleType | Composite
-ELEMENTS: Mapping[SourceType, SourceType] = {"texts": "text", "bytes16s": "bytes16", "bytes32s": "bytes32"}
-"""The types of the elements of lists."""
+TEXT, OTHER = SourceType("text"), SourceType("other")
+MAX_DEPTH = 32
+"""Maximum number of nested lists, maps and structs whose types are read."""
 MAX_HEADER_BYTES = 256 << 10
 """Longest first line of a CSV file. Headers are kept in memory while their files' bad rows are explained."""
 PARQUET_MAGIC = b"PAR1"
@@ -125,28 +128,21 @@ def read_source_types(body: bytes) -> dict[str, SourceType]:
     return {} if schema is None else {f.name.lower(): _source_type(f.type) for f in schema}
 
 
-def _composite(types: Sequence[pa.DataType], names: tuple[str, ...] = ()) -> SourceType:
-    parts = tuple(_texts_only(_source_type(t)) for t in types)
-    return "other" if set(parts) <= {"other"} else Composite(parts, names)
-
-
-def _texts_only(type: SourceType) -> SourceType:
-    return type if isinstance(type, Composite) or type in ("text", "texts") else "other"
-
-
-def _source_type(type: pa.DataType) -> SourceType:
+def _source_type(type: pa.DataType, depth: int = 0) -> SourceType:
+    if depth == MAX_DEPTH:
+        return OTHER
     if pa.types.is_dictionary(type):
         type = type.value_type
     if is_list(type):
-        element = _source_type(type.value_type)
-        if isinstance(element, Composite):
-            return Composite((element,))
-        return next((many for many, one in ELEMENTS.items() if element in (many, one)), "other")
+        return SourceType("list", (_source_type(type.value_type, depth + 1),))
     if pa.types.is_map(type):
-        return _composite([type.key_type, type.item_type])
+        return SourceType("map", tuple(_source_type(t, depth + 1) for t in (type.key_type, type.item_type)))
     if pa.types.is_struct(type):
-        return _composite([f.type for f in type], tuple(f.name for f in type))
-    predicates: list[tuple[SourceType, Callable[[pa.DataType], bool]]] = [
+        fields = list(type)
+        return SourceType(
+            "struct", tuple(_source_type(f.type, depth + 1) for f in fields), tuple(f.name for f in fields)
+        )
+    predicates: list[tuple[SourceKind, Callable[[pa.DataType], bool]]] = [
         ("null", pa.types.is_null),
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),
         ("integer", pa.types.is_integer),
@@ -154,9 +150,11 @@ def _source_type(type: pa.DataType) -> SourceType:
         # A decimal that is too large for the stage's type would make the whole file fail; a string can hold any
         # decimal.
         ("text", pa.types.is_decimal),
+        ("boolean", pa.types.is_boolean),
         ("date", pa.types.is_date),
+        ("time", pa.types.is_time),
         ("timestamp", pa.types.is_timestamp),
         ("bytes16", lambda t: pa.types.is_fixed_size_binary(t) and t.byte_width == 16),
         ("bytes32", lambda t: pa.types.is_fixed_size_binary(t) and t.byte_width == 32),
     ]
-    return next((source_type for source_type, matches in predicates if matches(type)), "other")
+    return next((SourceType(kind) for kind, matches in predicates if matches(type)), OTHER)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.ingest.formats.file_columns import ELEMENTS, Composite, SourceType
+from engine.ingest.formats.file_columns import OTHER, TEXT, SourceType
 from engine.ingest.row_expressions import flag_check
 from engine.ingest.values.csv_composites import csv_composite, has_elements
 from engine.ingest.values.fast_path import fast_checks_of
@@ -24,6 +24,8 @@ from engine.warehouse.type_names import Type, parse_type
 
 OWN_NAMES = secrets.token_hex(4)
 """Part of the names of the stage's own columns. It is random, so that events cannot have these names as keys."""
+_WITH_PARTS = ("list", "map", "struct", "other")
+"""The kinds of a typed file's columns that may have values with parts."""
 HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
 """Matches a type that is, or contains, an aggregate state."""
 
@@ -71,21 +73,20 @@ class ColumnStager:
 
     def _source_type(self, column: Column, type: Type) -> SourceType | None:
         if self.format is Input.PARQUET:
-            return self.source_types.get(column.name.lower(), "text")
+            return self.source_types.get(column.name.lower(), TEXT)
         # In CSV, arrays are written as in SQL, where only a value in quotes is a string.
-        return "other" if type.parts and self.format is Input.CSV else None
+        return OTHER if type.parts and self.format is Input.CSV else None
 
     def _stage_value(self, column: Column, name: str, key: str) -> StagedColumn:
         """Stage a value at the top level of an event, or in a file's column."""
         type = parse_type(column.type)
         source_type = self._source_type(column, type)
-        is_composite = source_type == "other" or isinstance(source_type, Composite)
-        if column.lists and (is_composite or source_type in ELEMENTS) and self.format is Input.PARQUET:
-            assert source_type is not None
+        has_parts = self.format is Input.PARQUET and source_type and source_type.kind in _WITH_PARTS
+        if column.lists and has_parts and source_type:
             return stage_collected_values(column, name, source_type)
-        if source_type == "null":
+        if source_type and source_type.kind == "null":
             # The stage's column gets a name that the file does not have, so that its default applies.
-            name, source_type = f"_rk_{OWN_NAMES}_{column.name}", "text"
+            name, source_type = f"_rk_{OWN_NAMES}_{column.name}", TEXT
         value = quote(name)
         is_wide = type.kind.endswith(("128", "256"))
         if self.mode.integers_as_text and self.format is Input.NDJSON and integer_bounds(type.kind) and not is_wide:
@@ -99,7 +100,7 @@ class ColumnStager:
             staging_type, read, required = _required(wide.staging_type, value)
             if type.parts and staging_type == "Nullable(String)":
                 required = f"({required} AND {has_elements(read)})"
-        if is_composite and type.kind == "Tuple" and self.format is Input.PARQUET:
+        if has_parts and type.kind == "Tuple":
             return _stage_struct(column, name, wide)
         extra = " AND ".join(filter(None, [required, flag_check(self.source, column.name, read)]))
         if wide.check is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.ingest.formats.file_columns import ELEMENTS, Composite, SourceType
+from engine.ingest.formats.file_columns import OTHER, SourceType
 from engine.ingest.values.composite_types import each
 from engine.ingest.values.staging_rules import ColumnRules, Sql, StagedColumn, WideType
 from engine.ingest.values.wide_types import NULLABLE, bare, or_null, wide_type_of
@@ -31,18 +31,10 @@ def stage_array_values(column: Column, name: str, *, integers_as_text: bool = Fa
 def stage_collected_values(column: Column, name: str, source_type: SourceType) -> StagedColumn:
     """Stage an array column of a typed file that already has the collected values."""
     element = _element_type(column)
-    wide = wide_type_of(element, source_type=_source_of_element(element, source_type))
+    for _ in range(column.lists):
+        source_type = source_type.parts[0] if source_type.kind == "list" else OTHER
+    wide = wide_type_of(element, source_type=source_type)
     return _stage_array(column, name, column.name, [None] * column.lists, _element(element, wide))
-
-
-def _source_of_element(element: Type, source_type: SourceType) -> SourceType:
-    while isinstance(source_type, Composite) and not source_type.names and len(source_type.parts) == 1:
-        source_type = source_type.parts[0]
-    if isinstance(source_type, Composite):
-        return source_type
-    if source_type not in ELEMENTS:
-        return "other"
-    return source_type if element.kind == "Array" else ELEMENTS[source_type]
 
 
 def _element_type(column: Column) -> Type:

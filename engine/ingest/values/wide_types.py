@@ -17,9 +17,10 @@ values |
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
-from engine.ingest.formats.file_columns import ELEMENTS, Composite, SourceType
+from engine.ingest.formats.file_columns import OTHER, SourceKind, SourceType
 from engine.ingest.values.composite_types import composite
 from engine.ingest.values.staging_rules import Sql, WideType
 from engine.schema import literal
@@ -55,6 +56,14 @@ not cut off.
 """
 FEWEST_DIGITS = 39
 """Digits of the shortest number that an `Int128` may not hold."""
+_UNCHANGED: Mapping[str, tuple[SourceKind, ...]] = {
+    "Float64": ("float", "integer", "boolean"),
+    "DateTime64": ("timestamp", "time"),
+    "Time": ("time",),
+    "Time64": ("time",),
+    "Bool": ("boolean",),
+}
+"""The kinds of a typed file's values that the engine reads correctly in the column's own type."""
 NULLABLE = re.compile(
     r"U?Int\d+|B?Float\d+|Decimal|(Fixed)?String|Date(32)?|DateTime(64)?|Time(64)?|UUID|Enum\d+|Bool|IPv[46]"
 )
@@ -76,12 +85,12 @@ def wide_type_of(
     if type.parts:
         parts = [
             wide_type_of(
-                part,
+                p,
                 integers_as_text=integers_as_text,
-                source_type=_source_of_part(number, type, source_type),
+                source_type=source_type and _source_of_part(n, type, source_type),
                 is_json_element=source_type is None,
             )
-            for number, part in enumerate(type.parts)
+            for n, p in enumerate(type.parts)
         ]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
@@ -99,49 +108,53 @@ def wide_type_of(
     return replace(wide, staging_type=f"Nullable({wide.staging_type})", check=or_null(wide.check))
 
 
-def _source_of_part(number: int, type: Type, source_type: SourceType | None) -> SourceType | None:
+def _source_of_part(number: int, type: Type, source_type: SourceType) -> SourceType:
     """The type in the file of a part of a list, map or tuple."""
-    part = type.parts[number]
-    if isinstance(source_type, Composite):
-        if type.names and source_type.names:
-            by_name = dict(zip(source_type.names, source_type.parts, strict=True))
-            return by_name.get(type.names[number], "other")
-        return source_type.parts[number] if number < len(source_type.parts) else "other"
-    if source_type is not None and source_type in ELEMENTS and type.kind == "Array":
-        return source_type if part.kind == "Array" else ELEMENTS[source_type]
-    return "other" if source_type else None
+    parts = source_type.parts
+    if type.kind == "Array" and source_type.kind == "list":
+        return parts[0]
+    if type.kind == "Map" and source_type.kind == "map":
+        part = parts[number]
+    elif type.kind == "Tuple" and source_type.kind == "struct":
+        names = [n.lower() for n in source_type.names]
+        at = (
+            number
+            if not type.names
+            else next((i for i, n in enumerate(names) if n == type.names[number].lower()), -1)
+        )
+        part = parts[at] if 0 <= at < len(parts) else OTHER
+    else:
+        return OTHER
+    return OTHER if part.kind.startswith("bytes") else part
 
 
 def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
     """Return how values of a file's typed column are staged. Values of another kind are staged as text."""
-    kind = type.kind
-    if kind.endswith(("Int128", "Int256")) and source_type == f"bytes{int(kind[-3:]) // 8}":
+    kind, source = type.kind, source_type.kind
+    if kind.endswith(("Int128", "Int256")) and source == f"bytes{int(kind[-3:]) // 8}":
         # ClickHouse writes these integers as their bytes, and reads them back only in their own type.
         return None
-    if isinstance(source_type, Composite):
-        source_type = "other"
-    if kind == "IPv4" and source_type == "integer":
+    if kind == "IPv4" and source == "integer":
         # ClickHouse writes these addresses as numbers.
         return WideType("Int128", lambda v: f"({v} BETWEEN 0 AND {2**32 - 1})", lambda v: f"toIPv4(toUInt32({v}))")
-    if source_type.startswith("bytes"):
-        source_type = "other"
-    if kind in DATE_RANGES and source_type in ("date", "other"):
+    if source in ("list", "map", "struct", "null") or source.startswith("bytes"):
+        source = "other"
+    if kind in DATE_RANGES and source in ("date", "other"):
         return _typed_day(kind)
-    if kind in DATE_RANGES and source_type == "timestamp":
+    if kind in DATE_RANGES and source in ("timestamp", "time"):
         return _midnight(kind)
-    if kind == "DateTime" and source_type in ("timestamp", "other"):
+    if kind == "DateTime" and source in ("timestamp", "time", "other"):
         return WideType("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {DATETIME_RANGE})", restage=str)
-    if integer_bounds(kind) and source_type in ("integer", "other"):
-        return _integer(kind, kind.endswith(("128", "256")))
-    if kind in FIRST_INFINITE and source_type in ("float", "integer", "other"):
+    if integer_bounds(kind) and source in ("integer", "boolean", "other"):
+        return _integer(kind, kind.endswith(("128", "256")), source == "boolean")
+    if kind in FIRST_INFINITE and source in ("float", "integer", "boolean", "other"):
         return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR NOT isFinite({v}))")
-    if kind.startswith("Enum") and source_type == "other":
+    if kind.startswith("Enum") and source == "other":
         # The engine refuses the whole file because of an unknown label.
         return _enum(type.text)
-    if kind == "Decimal" and source_type == "other":
+    if kind == "Decimal" and source in ("boolean", "other"):
         return _wide_decimal(type)
-    unchanged = source_type == "other" or (kind == "DateTime64" and source_type == "timestamp")
-    if unchanged or kind in ("String", "FixedString") or (kind == "Float64" and source_type in ("float", "integer")):
+    if source == "other" or kind in ("String", "FixedString") or source in _UNCHANGED.get(kind, ()):
         return None
     return _any_as_text(type)
 
