@@ -77,7 +77,9 @@ def data(text: str) -> None:
 
 
 def raw(body: bytes) -> None:
-    """Print bytes of data unchanged."""
+    """Print bytes of data: unchanged, except on a terminal, which would obey control sequences in them."""
+    if sys.stdout.isatty():
+        body = _printable(body.decode(errors="backslashreplace"), sys.stdout).encode(errors="backslashreplace")
     sys.stdout.buffer.write(body)
     sys.stdout.buffer.flush()
 

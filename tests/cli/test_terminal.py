@@ -210,5 +210,7 @@ def test_no_color(cli: Cli) -> None:
 def test_characters_that_rearrange_a_line_are_shown_as_escapes(cli: Cli) -> None:
     shown = screen(cli, "sql", "SELECT 'a\u202eb\u2066c' AS text, 'd\re' AS name", columns=200)
     assert shown.splitlines()[1].split() == ["a\\u202eb\\u2066c", "d\\re"]
+    rows = screen(cli, "sql", "SELECT 'a\x1b[2Jb\u202ec' AS text", "--format", "csv", columns=200)
+    assert rows.splitlines()[1] == '"a\\x1b[2Jb\\u202ec"'
     refused = screen(cli, "tenant", "show", "x\u202ey", columns=200, code=7)
     assert "x\\u202ey" in refused
