@@ -13,17 +13,15 @@ from engine.backup import description as descriptions
 from engine.backup.description import Description, own_databases, stored_tables
 from engine.control.upgrade import Upgrade, pending
 from engine.errors import ALREADY_EXISTS, BACKUP_DAMAGED, RookeryError
-from engine.schema import Mark, Name
+from engine.schema import Name
 from engine.settings import Settings
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import STATE_TABLE, Registry
 from engine.warehouse.server_backup import Destination, started
+from engine.workspace.interrupted_backup import comparison_database
 from engine.workspace.opening import open_warehouse
 from engine.workspace.restored_tables import temporary_database
-
-MARK_KIND = "comparison"
-"""Kind of the mark of the database that exists while a backup is read."""
 
 
 def needed(settings: Settings) -> Upgrade:
@@ -57,8 +55,8 @@ def compared(settings: Settings, source: Destination) -> dict[str, Any]:
 
 def _read(warehouse: Warehouse, workspace: str, source: Destination) -> Description:
     """Read the description of a backup, through a database that is dropped again."""
-    temporary = f"{workspace}_backup"
-    mark = Mark(workspace, temporary, MARK_KIND)
+    mark = comparison_database(workspace)
+    temporary = mark.resource
     if temporary_database(warehouse, mark) is False:
         raise RookeryError(
             ALREADY_EXISTS, f"database `{temporary}` already exists", hint="drop it, or use --no-backup"

@@ -338,5 +338,5 @@ def require_empty(directory: Path) -> None:
         raise RookeryError(
             errors.ALREADY_EXISTS,
             f"{directory} already exists and is not empty",
-            hint="name a directory that does not exist yet; nothing is ever overwritten",
+            hint="name another directory, or stop its server and move it away; nothing is ever overwritten",
         )

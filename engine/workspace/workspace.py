@@ -23,7 +23,7 @@ from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.workspace.analyser import Analyser
-from engine.workspace.interrupted_backup import end_interrupted_backup
+from engine.workspace.interrupted_backup import drop_comparison, end_interrupted_backup
 from engine.workspace.layout import Opening, migrate
 from engine.workspace.pending_appends import PendingAppends
 from engine.workspace.restored_tables import refuse_unfinished_restore
@@ -60,6 +60,7 @@ class Workspace:
         refuse_unfinished_restore(warehouse, settings.workspace)
         migrate(Opening(warehouse, self.registry, settings))
         end_interrupted_backup(self.registry, warehouse, settings.workspace)
+        drop_comparison(warehouse, settings.workspace)
         # Only now: the migration has refused a database that runs in another zone than the workspace.
         warehouse.keep_zone()
         self.verifier = Verifier(warehouse)

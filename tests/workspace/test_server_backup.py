@@ -492,6 +492,9 @@ def test_an_upgrade_relies_on_a_backup_of_this_workspace(copy: Cli) -> None:
 @pytest.fixture(scope="module")
 def opened(copy: Cli) -> Iterator[Workspace]:
     """The restored workspace, open in this process. No other test may use it any longer."""
+    # What an upgrade leaves that is killed while it reads a backup.
+    url, mark = copy.environment["ROOKERY_CLICKHOUSE_URL"], Mark("main", "main_backup", "comparison").text()
+    ask(url, f"CREATE DATABASE main_backup COMMENT '{mark}'")
     workspace = open_workspace(settings_of(copy.environment["ROOKERY_CLICKHOUSE_URL"]))
     yield workspace
     workspace.close()
@@ -520,7 +523,8 @@ def test_a_disk_for_backups_is_not_that_of_the_tables(saved: Saved, opened: Work
     assert space is not None and str(saved.directory) not in space.path
 
 
-def test_the_next_start_removes_the_record_of_a_backup_that_was_killed(opened: Workspace) -> None:
+def test_the_next_start_removes_what_a_killed_backup_or_upgrade_has_left(opened: Workspace) -> None:
+    assert not opened.warehouse.query("SELECT 1 FROM system.databases WHERE name = 'main_backup'").rows
     opened.registry.write(descriptions.KIND, {descriptions.NAME: {}})
     end_interrupted_backup(opened.registry, opened.warehouse, "main")
     assert opened.registry.read(descriptions.KIND) == {}
