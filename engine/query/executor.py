@@ -20,12 +20,21 @@ from engine.compiler.build import Build
 from engine.compiler.compose import Caller, Composed, Render, Verifier
 from engine.compiler.error_location import unknown_name
 from engine.compiler.scope import CHECKED_TENANT_PREFIX, Scope
-from engine.errors import CANCELLED, SQL_SEMANTICS, TIMEOUT, UNKNOWN_RESOURCE, RookeryError, did_you_mean
+from engine.errors import (
+    CANCELLED,
+    QUERY_FAILED,
+    SQL_SEMANTICS,
+    TIMEOUT,
+    UNKNOWN_RESOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.project.pipe import Limits
 from engine.query import authorize
 from engine.query.all_tenants import is_unchanged, with_stable_tenants
 from engine.query.arguments import Arguments
 from engine.query.errors import OWN_CODES, add_quotes_hint, error_for_caller
+from engine.query.failing_constants import MAX_SHOWN_CHARACTERS, error_number, failing_constant
 from engine.query.limits import InFlight, Rates, SharedLimit
 from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
@@ -33,10 +42,12 @@ from engine.query.running import RunningQueries
 from engine.query.statistics import ClosingStatistics
 from engine.sql.argument_bounds import SMALL_BLOCKS
 from engine.sql.checker import UnknownTableError
+from engine.sql.tree import Node
 from engine.sql.verify import Verified
 from engine.template.environment import Binder, Template
 from engine.template.parameters import coerce
 from engine.tokens.claims import Claims
+from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Stream, Value, limit_settings
 from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.snapshot import Snapshot, per_snapshot
@@ -51,6 +62,8 @@ COMPOSED_CACHE_ENTRIES = 1000
 CACHEABLE_VALUE_CHARACTERS = 1000
 """Maximum total length of the parameter values for which a statement is cached."""
 AD_HOC_TAG = "query_api"
+CONSTANT_SECONDS = 1
+"""How long a call of constants may be evaluated to name it in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,8 @@ class Queries:
                 result = self._run(Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits()))
             except RookeryError as exc:
                 add_quotes_hint(exc, text)
+                if exc.code is QUERY_FAILED and exc.hint is None:
+                    exc.hint = self._hint_at_constant(exc, request, text, granted.names)
                 name = unknown_name(exc.message)
                 if request.claims.reads_all and exc.code is SQL_SEMANTICS and exc.hint is None and name:
                     verified = _verified(build.composer.verifier, text, granted.names, request.claims)
@@ -143,6 +158,36 @@ class Queries:
             return result
 
         return self._with_stable_tenants(request, begin)
+
+    def _hint_at_constant(
+        self, exc: RookeryError, request: QueryRequest, text: str, names: frozenset[str]
+    ) -> str | None:
+        """A hint that names a call of constants in a caller's SQL that fails with the same error on any rows."""
+        cause, verifier = exc.__cause__, self._workspace.current.build.composer.verifier
+        if not isinstance(cause, EngineError) or cause.engine_code is None or "{{" in text or "{%" in text:
+            return None
+        parser = verifier.parser.uncached
+        settings = self._workspace.settings
+        limits = limit_settings(
+            seconds=CONSTANT_SECONDS, memory=settings.max_memory, total_memory=settings.total_memory, rows=1
+        )
+
+        def sql_of(call: Node) -> str:
+            tree, _ = parser.parse("SELECT 1")
+            tree["list_of_selects"]["children"][0]["select"]["children"] = [call]
+            return parser.format(tree)
+
+        def fails_with(call: Node) -> int | None:
+            statement = Statement(
+                sql_of(call), {}, limits | SMALL_BLOCKS, AD_HOC_TAG, owner=request.claims.caller, is_sent=True
+            )
+            return error_number(self._workspace.warehouse.stream(statement, Format.NDJSON))
+
+        verified = _verified(verifier, text, names, request.claims)
+        call = failing_constant(parser.parse(verified.canonical)[0], fails_with, cause.engine_code)
+        if call is None:
+            return None
+        return f"`{sql_of(call).removeprefix('SELECT ')[:MAX_SHOWN_CHARACTERS]}` fails, whatever the rows are"
 
     def _with_stable_tenants(
         self, request: QueryRequest, begin: Callable[[Snapshot, set[str]], QueryResult]

@@ -105,6 +105,32 @@ def test_no_alias_runs_functions_on_values_of_other_tenants(server: Server, ant:
     assert server.log().count("query failed") == failed, "the first run failed on a value of another tenant"
 
 
+CONSTANTS = {
+    "SELECT k FROM events WHERE k > toInt64('12x')": "toInt64('12x')",
+    "SELECT toUInt8(concat('1', 'x')) + k AS d, count() FROM events GROUP BY d": "toUInt8(concat('1', 'x'))",
+    "WITH e AS (SELECT k, toUUID('bad') AS u FROM events) SELECT count() FROM e WHERE u != toUUID('{}')": "toUUID(",
+    # What depends on rows, even if it fails on a row of the caller's own, or with the same number.
+    "SELECT toInt64(kind) FROM events": None,
+    "SELECT max(toDate(concat(kind, '-13-45'))) FROM events": None,
+    "SELECT toInt64(kind), toInt64('7') FROM events": None,
+    "SELECT throwIf(kind != '', 'own') FROM events": None,
+    "SELECT toInt64(max(x)) FROM (SELECT kind AS x FROM events UNION ALL SELECT '12x')": None,
+}
+"""SQL with the beginning of the part that fails without any row; None without one."""
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("sql", CONSTANTS)
+def test_an_error_names_a_failing_constant_and_nothing_of_rows(server: Server, ant: str, sql: str) -> None:
+    answers = [server.post("/v0/sql", token, content=sql) for token in (ant, server.mint(*READS, tenant="bee"))]
+    hints = [answer.json().get("hint") for answer in answers]
+    for answer, hint in zip(answers, hints, strict=True):
+        assert answer.status_code == 400, answer.text[:500]
+        assert not {"QUJD", "no base64"} & {*(hint or "").split("'")}, hint
+    named = CONSTANTS[sql]
+    assert hints == [None, None] if named is None else all(str(h).startswith(f"`{named}") for h in hints), hints
+
+
 @pytest.mark.feature
 def test_a_caller_cannot_fake_an_isolation_alarm(server: Server, ant: str) -> None:
     text = "rookery: a row of another tenant"
