@@ -37,7 +37,7 @@ async def run_to_end(request: Request, query: QueryRequest, run: Callable[[Query
     services, caller = services_of(request), query.claims.caller
     await services.reader_queue.enter(caller)
     try:
-        return await _run_watched(request, services, query.ticket, partial(run, query))
+        return await run_watched(request, services, query.ticket, partial(run, query))
     finally:
         services.reader_queue.leave(caller)
 
@@ -53,7 +53,7 @@ async def respond(
     await services.reader_queue.enter(caller)
     leave = partial(services.reader_queue.leave, caller)
     try:
-        result = await _run_watched(request, services, query.ticket, partial(run, query))
+        result = await run_watched(request, services, query.ticket, partial(run, query))
     except BaseException:
         # Done even if the client has disconnected and the task is cancelled, because the reader must be returned.
         leave()
@@ -71,7 +71,7 @@ async def respond(
     return response
 
 
-async def _run_watched(request: Request, services: Services, ticket: Ticket, run: Callable[[], T]) -> T:
+async def run_watched(request: Request, services: Services, ticket: Ticket, run: Callable[[], T]) -> T:
     """Run a query in a thread, and cancel it if its client disconnects in the meantime."""
     watcher = _DisconnectWatcher(request, services, ticket)
     try:
@@ -100,7 +100,8 @@ class _DisconnectWatcher:
         cancel = self._services.queries.running.cancel
         while True:
             with suppress(RookeryError):
-                await anyio.to_thread.run_sync(cancel, self._ticket, limiter=self._services.control)
+                # Not in the threads of control work, all of which may be waiting for a push.
+                await anyio.to_thread.run_sync(cancel, self._ticket)
             await asyncio.sleep(CANCEL_INTERVAL_SECONDS)
 
     async def stop(self) -> None:

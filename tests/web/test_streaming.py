@@ -18,8 +18,11 @@ import anyio.to_thread
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from starlette.requests import Request
 
+from engine.query.running import Ticket
 from engine.web.control import progress_lines
+from engine.web.query_response import run_watched
 from engine.web.services import Services
 from tests.support.server import Server, running
 from tests.web.responses import data, refused
@@ -157,6 +160,23 @@ def test_responses_that_wait_for_progress_occupy_no_threads() -> None:
         assert free == threads.total_tokens, "queries that end need one"
 
     anyio.run(main)
+
+
+def test_a_query_is_cancelled_although_control_work_occupies_its_threads() -> None:
+    cancelled = threading.Event()
+
+    async def disconnect() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def main() -> bool:
+        running = SimpleNamespace(cancel=lambda _: cancelled.set())
+        control, limiter = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
+        services = SimpleNamespace(control=control, limiter=limiter, queries=SimpleNamespace(running=running))
+        await control.acquire_on_behalf_of("a push")
+        request = cast(Request, SimpleNamespace(receive=disconnect))
+        return await run_watched(request, cast(Services, services), Ticket(), lambda: cancelled.wait(5))
+
+    assert anyio.run(main)
 
 
 def test_a_running_request_finishes_at_shutdown(tmp_path: Path) -> None:
