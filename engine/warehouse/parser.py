@@ -67,9 +67,14 @@ def parse(ask: Ask, sql: str) -> tuple[dict[str, Any], str]:
 
 
 def format_tree(ask: Ask, tree: Mapping[str, Any]) -> str:
-    """The canonical text of a syntax tree. Raises SQL_SYNTAX if it is not a valid tree."""
+    """The canonical text of a syntax tree. Raises SQL_SYNTAX if it is not a valid tree, or too deep."""
     try:
-        return str(ask(_FORMAT, {"tree": orjson.dumps(dict(tree)).decode()}).rows[0][0])
+        text = orjson.dumps(dict(tree)).decode()
+    except TypeError as exc:
+        hint = "put inner expressions in subqueries or nodes"
+        raise EngineError(errors.SQL_SYNTAX, "the SQL text is nested too deeply", hint=hint) from exc
+    try:
+        return str(ask(_FORMAT, {"tree": text}).rows[0][0])
     except EngineError as exc:
         raise _refused(exc) from exc
 
