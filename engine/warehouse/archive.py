@@ -299,9 +299,12 @@ def _create_links(links: Mapping[Path, str]) -> None:
 
 def _make_directory(path: Path) -> None:
     """Create a directory and its parents, all of them private."""
-    missing = [p for p in (path, *path.parents) if not p.is_dir()]
-    for parent in reversed(missing):
-        parent.mkdir(mode=0o700)
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode=0o700)
 
 
 def _damaged(why: str, cause: BaseException | None = None) -> RookeryError:
