@@ -9,6 +9,7 @@ All functions in this module run in a worker thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -148,7 +149,9 @@ class Queries:
             except RookeryError as exc:
                 add_quotes_hint(exc, text)
                 if exc.code is QUERY_FAILED and exc.hint is None:
-                    exc.hint = self._hint_at_constant(exc, request, text, granted.names)
+                    # Without a hint, the caller still gets the error of the query.
+                    with suppress(RookeryError):
+                        exc.hint = self._hint_at_constant(exc, request, text, granted.names)
                 name = unknown_name(exc.message)
                 if request.claims.reads_all and exc.code is SQL_SEMANTICS and exc.hint is None and name:
                     verified = _verified(build.composer.verifier, text, granted.names, request.claims)
