@@ -8,8 +8,8 @@ All functions in this module run in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -144,13 +144,14 @@ class Queries:
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
+            execution = Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits())
             try:
-                result = self._run(Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits()))
+                result = self._run(execution)
             except RookeryError as exc:
                 add_quotes_hint(exc, text)
                 if exc.code is QUERY_FAILED and exc.hint is None:
                     # Without a hint, the caller still gets the error of the query.
-                    with suppress(RookeryError):
+                    with suppress(RookeryError), self._counted(execution):
                         exc.hint = self._hint_at_constant(exc, request, text, granted.names)
                 name = unknown_name(exc.message)
                 if request.claims.reads_all and exc.code is SQL_SEMANTICS and exc.hint is None and name:
@@ -219,13 +220,9 @@ class Queries:
 
     def _run(self, execution: Execution) -> QueryResult:
         """Run a query within the limits of its token, tenant and endpoint. Raises RK4010 when one is reached."""
-        claims, timer = execution.request.claims, execution.request.timer
-        max_concurrent = self._workspace.settings.max_concurrent
-        limits: list[tuple[Any, int]] = [(("token", claims.identity), max_concurrent)]
-        if execution.scope.tenant is not None:
-            limits.append((("tenant", execution.scope.tenant), max_concurrent))
+        timer = execution.request.timer
         # Composing may query the database too, so it counts as running.
-        keys = self.in_flight.enter(limits, _endpoint_limit(execution))
+        keys = self._enter(execution)
         try:
             statement = self._statement(execution)
             timer.stage("compose")
@@ -236,6 +233,23 @@ class Queries:
         result.when_closed(lambda: self.in_flight.leave(keys))
         timer.stage("query")
         return result
+
+    def _enter(self, execution: Execution) -> list[Hashable]:
+        """Count a query of its token, tenant and endpoint. Returns what `leave` takes. Raises RK4010 at a limit."""
+        claims, max_concurrent = execution.request.claims, self._workspace.settings.max_concurrent
+        limits: list[tuple[Any, int]] = [(("token", claims.identity), max_concurrent)]
+        if execution.scope.tenant is not None:
+            limits.append((("tenant", execution.scope.tenant), max_concurrent))
+        return self.in_flight.enter(limits, _endpoint_limit(execution))
+
+    @contextmanager
+    def _counted(self, execution: Execution) -> Iterator[None]:
+        """Count queries about a query that has failed, within the same limits."""
+        keys = self._enter(execution)
+        try:
+            yield
+        finally:
+            self.in_flight.leave(keys)
 
     def _open_for_stable_tenant(self, execution: Execution, statement: Statement) -> QueryResult:
         """Open the query. Raises RK4030 if its tenant is added or removed before the engine holds all of its tables.

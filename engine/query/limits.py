@@ -81,7 +81,7 @@ class InFlight:
 def _too_many(running: int) -> RookeryError:
     return RookeryError(
         TOO_MANY,
-        f"{running} queries are already running",
+        "one query is already running" if running == 1 else f"{running} queries are already running",
         hint="wait until one has finished",
         headers={"Retry-After": "1"},
     )
