@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from engine import errors
 from engine.errors import BAD_NAME, Code, Place, RookeryError
 from engine.query import errors as query_errors
-from engine.warehouse import errors as warehouse_errors
+from engine.warehouse import error_numbers
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.error_numbers import CODES
 from engine.warehouse.errors import EngineError, for_sender, translate
@@ -54,7 +54,7 @@ def test_error_numbers_match_the_names_of_the_engine(embedded: EmbeddedWarehouse
 
 def test_comments_name_the_numbers_as_the_engine_does(embedded: EmbeddedWarehouse) -> None:
     known = dict(embedded.query("SELECT number, errorCodeToName(number) FROM numbers(1100)").rows)
-    for module in (warehouse_errors, query_errors):
+    for module in (error_numbers, query_errors):
         text = Path(module.__file__).read_text(encoding="utf-8")
         named = re.findall(r"^ +(\d+)(?:: errors\.\w+)?,  # (\w+)$", text, re.MULTILINE)
         assert len(named) > 15

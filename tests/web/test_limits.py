@@ -86,7 +86,8 @@ def test_receipts_are_limited_like_queries(narrow: Server) -> None:
         statuses = set()
         while not all(future.done() for future in running):
             statuses.add(narrow.get("/v0/events/a-key", token).status_code)
-    assert 429 in statuses
+    # Either the queries leave no place for a request for a receipt, or such a request none for a query.
+    assert 429 in statuses | {future.result().status_code for future in running}
     refused(narrow.get("/v0/events/a-key", token), 404, "RK5009")
 
 

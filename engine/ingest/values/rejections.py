@@ -46,10 +46,12 @@ def spelling_hint(value: str, type: str, format: Input) -> str:
     example = next((shown for name, shown in _CSV_EXAMPLES.items() if type.startswith(name)), "")
     if format is not Input.CSV or not example or not value:
         return null_hint(value, format)
+    if hint := null_hint(value, format):
+        return hint
     text = value.strip()
     if not text.startswith(example[0]) or not text.endswith(example[-1]):
         return f"; in CSV it is written with brackets, as in SQL: {example}"
-    return "; it has an empty element" if _has_empty_element(text) else null_hint(value, format)
+    return "; it has an empty element" if _has_empty_element(text) else ""
 
 
 def _has_empty_element(text: str) -> bool:
