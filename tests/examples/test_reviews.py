@@ -82,7 +82,7 @@ def expected() -> dict[str, Expected]:
     return dict(by_vendor)
 
 
-@pytest.fixture(scope="module", params=["tables", "pooled", "requests"])
+@pytest.fixture(scope="module", params=["tables", "pooled", pytest.param("requests", marks=pytest.mark.soak_only)])
 def loaded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, expected: dict[str, Expected]
 ) -> Iterator[Loaded]:
