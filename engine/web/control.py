@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from engine.errors import INTERNAL, RookeryError
 from engine.web.access import reads_all
 from engine.web.errors import note
 from engine.web.known_fields import check_query
+from engine.web.requests import head_of
 from engine.web.services import Services, services_of
 
 NDJSON = "application/x-ndjson"
@@ -35,8 +36,12 @@ Work = Callable[[Report], Any]
 """Work that reports its progress and returns a JSON value."""
 
 
-def control(request: Request, *known: str) -> Services:
-    """The services, for a control request. Raises RK4029 for query parameters that are not in `known`."""
+def control(request: Request, *known: str, lists: Collection[str] = ()) -> Services:
+    """The services, for a control request. `lists` are the parameters that may have several values.
+
+    Raises RK4029 for query parameters that are not in `known`, and RK4009 for one with two values.
+    """
+    head_of(request.scope).query(lists)
     check_query(request, known)
     return services_of(request)
 

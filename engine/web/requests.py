@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -66,11 +66,11 @@ class Head:
         except UnicodeDecodeError as exc:
             raise RookeryError(BAD_REQUEST, f"the header `{TENANT_HEADER}` is not UTF-8") from exc
 
-    def query(self) -> dict[str, str]:
-        """The query for routes without lists: a repeated name must have the same value each time."""
+    def query(self, lists: Collection[str] = ()) -> dict[str, str]:
+        """The query without `lists`, the names that may be repeated. Any other must have the same value each time."""
         values: dict[str, str] = {}
         for name, value in self.parameters:
-            if values.setdefault(name, value) != value:
+            if name not in lists and values.setdefault(name, value) != value:
                 raise RookeryError(BAD_REQUEST, f"parameter `{name[:80]}` has two values")
         return values
 

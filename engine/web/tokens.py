@@ -27,7 +27,7 @@ async def tokens_route(request: Request) -> Response:
     With `static`, the token is static even if it expires.
     """
     reading, caller = request.method in READ_METHODS, claims_of(request.scope)
-    services = control(request, *(() if reading else ("name", "scope", "expiration_time")))
+    services = control(request, *(() if reading else ("name", "scope", "expiration_time")), lists=("scope",))
     if reading:
         return JSONResponse(
             {"tokens": await in_thread(services, partial(tokens.listing, services.workspace, caller))}

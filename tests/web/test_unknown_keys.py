@@ -70,6 +70,23 @@ def test_control_routes_refuse_unknown_parameters(server: Server, method: str, p
     assert "unknown" not in known.text or known.status_code != 400, known.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/v0/datasources/x?dry_run={}"),
+        ("DELETE", "/v0/pipes/x?force={}"),
+        ("DELETE", "/v0/tenants/1?purge={}"),
+        ("GET", "/v0/doctor?deep={}"),
+        ("POST", "/v0/tokens?name={}"),
+    ],
+)
+def test_control_routes_refuse_parameters_with_two_values(server: Server, method: str, path: str) -> None:
+    values, name = path.format("true"), path.partition("?")[2][:-3]
+    for other in (f"&{name}=false", f"&{name}=true&{name}=false"):
+        assert f"`{name}`" in refused(server.admin(method, values + other), 400, "RK4009")["error"]
+    assert "two values" not in server.admin(method, f"{values}&{name}=true").text
+
+
 @pytest.mark.parametrize(("method", "path"), TAKES_BODY)
 def test_control_routes_refuse_unknown_keys(server: Server, method: str, path: str) -> None:
     body = refused(server.admin(method, filled(path), json={"nonesuch": 1}), 400, "RK4029")
