@@ -154,6 +154,8 @@ class GuardedProtocol(HttpToolsProtocol):
             # The parser has stopped after the head. It would take the body for the next request.
             parts = (self._head_without_upgrade(), data[offered.args[0] :])
             self.parser = httptools.HttpRequestParser(self)
+            # As uvicorn does: what follows a request that closes the connection must not cost it its response.
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             for part in parts:
                 if not self._refused:
                     self._parse(part)

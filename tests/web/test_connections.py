@@ -171,6 +171,8 @@ def test_an_offered_upgrade_is_ignored(server: Server, body: str) -> None:
     for pieces in (1, 9):
         received = conversation(server, (head + offer + BODIES[body]) * 2 + last, pieces=pieces)
         assert (received.count(b"HTTP/1.1 200"), received.count(b'"the body"')) == (3, 2), received
+    # What follows a request that closes the connection is ignored.
+    assert conversation(server, last * 2).count(b"HTTP/1.1 200") == 1
     received = conversation(server, (last * 40).replace(b"close, ", b"") + last)
     assert received.count(b"HTTP/1.1 ") <= 34
     assert b"RK4025" in conversation(server, b"CONNECT /v0/sql HTTP/1.1\r\nhost: x\r\n\r\n")
