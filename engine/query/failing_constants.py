@@ -7,11 +7,11 @@ evaluated in statements without tables. What they show depends on nothing but th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 
 from engine.errors import RookeryError
-from engine.sql.tree import Node, members, walk_all
+from engine.sql.tree import Node, members
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Stream
 
@@ -26,14 +26,9 @@ def failing_constant(tree: Node, fails_with: Callable[[Node], int | None], code:
 
     `fails_with` evaluates a call and returns its error number, None if it does not fail.
     """
-    calls = [node for node in _calls(tree) if _is_of_constants(node)]
+    calls: list[Node] = []
+    _add_calls(tree, calls)
     return next((call for call in calls[:MAX_CALLS] if fails_with(call) == code), None)
-
-
-def _is_of_constants(node: Node) -> bool:
-    """Whether a node is a call with arguments, all of which are constants."""
-    is_call = node.get("type") == "Function" and bool(members(node.get("arguments")))
-    return is_call and all(n["type"] in _CONSTANT for n in walk_all(node))
 
 
 def error_number(result: Stream) -> int | None:
@@ -47,10 +42,17 @@ def error_number(result: Stream) -> int | None:
     return None
 
 
-def _calls(node: object) -> Iterator[Node]:
-    """All calls below a node, inner ones first."""
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        yield from _calls(child)
-    if isinstance(node, dict) and node.get("type") == "Function":
-        yield node
+def _add_calls(node: object, calls: list[Node]) -> bool:
+    """Add the calls below a node with arguments, all of which are constants, inner ones first. Returns whether all of
+    the node is constant.
+
+    Looks at each node once: a text has thousands, and many levels.
+    """
+    is_constant = True
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        is_constant = _add_calls(child, calls) and is_constant
+    if isinstance(node, dict) and "type" in node:
+        is_constant = is_constant and node["type"] in _CONSTANT
+        if is_constant and node["type"] == "Function" and members(node.get("arguments")):
+            calls.append(node)
+    return is_constant

@@ -1,4 +1,4 @@
-"""The number of parser calls for a text does not grow with the text."""
+"""The work for a text does not grow with it: neither the calls of the parser, nor the visits of each node."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engine.query.failing_constants import failing_constant
 from engine.sql.verify import verify
 from engine.workspace.workspace import Workspace
 
@@ -41,3 +42,20 @@ def test_verification_calls_the_parser_a_bounded_number_of_times(workspace: Work
     parser = Counted(workspace)
     verify(sql, parser, bound=frozenset({"events"}), placeholders={})
     assert parser.asked < 10
+
+
+def test_each_node_is_visited_once_to_find_failing_constants() -> None:
+    visits = 0
+
+    class Node(dict[str, Any]):
+        def values(self) -> Any:
+            nonlocal visits
+            visits += 1
+            return super().values()
+
+    tree = Node(type="Identifier", name="k")
+    for _ in range(60):
+        one = Node(type="Literal", value=1)
+        tree = Node(type="Function", arguments=Node(type="ExpressionList", children=[tree, one]))
+    assert failing_constant(tree, lambda _: None, 6) is None
+    assert visits == 1 + 60 * 3
