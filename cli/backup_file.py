@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.warehouse import archive
+from engine.warehouse.directory_copy import CANNOT_LINK
 from engine.warehouse.errors import file_error
 from engine.warehouse.unfinished import BACKUP, VERIFY, unfinished_directory, unfinished_file
 
@@ -49,7 +51,7 @@ def written(file: Path) -> Iterator[Path]:
             # The contents first, so that a crash never leaves an incomplete file with the final name.
             _flush(partial.path)
             _rename(partial.path, file)
-            _flush(file.parent)
+            _flush_names(file.parent)
     except FileExistsError as exc:
         raise _exists(file) from exc
     except OSError as exc:
@@ -65,8 +67,9 @@ def _rename(partial: Path, file: Path) -> None:
     try:
         # Unlike a rename, a link never replaces a file.
         os.link(partial, file)
-    except PermissionError:
-        # A file system without hard links.
+    except OSError as exc:
+        if exc.errno not in CANNOT_LINK | {errno.EACCES}:
+            raise
         if os.path.lexists(file):
             raise FileExistsError(file) from None
         partial.rename(file)
@@ -79,12 +82,21 @@ def _exists(file: Path) -> RookeryError:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Wait until a file or directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_names(directory: Path) -> None:
+    """Wait until the names in a directory are on the disk, if its file system can say that."""
+    try:
+        _flush(directory)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
 
 
 def described(file: Path) -> dict[str, Any]:
@@ -128,7 +140,7 @@ def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
             ) from exc
         # Settings that name a server, or another directory, do not concern the copy.
         environment = environment_without_settings(keep=["timezone"])
-        environment["ROOKERY_WORKSPACE"] = str(description["workspace"])
+        environment["ROOKERY_WORKSPACE"] = _workspace(description)
         done = subprocess.run(
             [sys.executable, *DOCTOR, str(data)],
             cwd=temporary.path,
@@ -148,6 +160,14 @@ def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"the restored copy cannot be examined: {_reason(done)}",
             hint="run `rookery doctor --deep`; --no-verify keeps the backup as it is",
         ) from exc
+
+
+def _workspace(description: Mapping[str, Any]) -> str:
+    """The name of the workspace in a backup, which a server of any kind may have sent. Raises BACKUP_UNUSABLE."""
+    name = description.get("workspace")
+    if not isinstance(name, str) or not name.isprintable():
+        raise RookeryError(BACKUP_UNUSABLE, "the backup does not name its workspace", hint="is it a rookery server?")
+    return name
 
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:

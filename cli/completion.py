@@ -137,25 +137,28 @@ def _access(ctx: typer.Context) -> tuple[str, str | None] | None:
     given = ctx.find_root().params
     if given.get("url"):
         return str(given["url"]), given.get("token")
+    from engine.private_files import is_own, is_written_here
+
     data = Path(given.get("store") or Path(".rookery") / "data")
     state = (Path(given.get("directory") or Path()) / data).parent
     stored = _read(state / "auth.json")
     if stored is not None:
-        if given.get("token") and (state / "auth.json").stat().st_mode & 0o077:
+        if given.get("token") and not is_written_here(state / "auth.json", stored):
             # As in `cli.connection`: others may have written the URL.
             return None
         return str(stored["url"]), given.get("token") or str(stored["token"])
     running = _read(state / "server.json")
     status = state.stat()
-    # The file of a copied directory names the server of the original.
+    # The file of a copied directory names the server of the original, and that of another user any URL.
     if running is None or running.get("identity") != [status.st_dev, status.st_ino]:
+        return None
+    if not is_own(state / "server.json"):
         return None
     return str(running["url"]), given.get("token") or (state / "admin_token").read_text("utf-8").strip()
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.get("url") else None
+    from engine.private_files import read_json
+
+    content = read_json(file)
+    return content if content is not None and content.get("url") else None

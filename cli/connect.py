@@ -27,8 +27,9 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
     Raises RK7007 if no workspace exists, unless `create` is set. Without `keep`, the new workspace is in a temporary
     directory.
     """
-    from cli.connection import connected
+    from cli.connection import connected, not_understood
 
+    connection: Connection | None = None
     try:
         with connected(options.loaded(), create=create, keep=keep) as connection:
             yield connection
@@ -36,6 +37,12 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
         if exc.code.id in _MISSING and (file := _unpushed_file(exc.message)) is not None:
             exc.hint = f"{file} is not pushed yet: rookery push"
         raise
+    except UnicodeError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
+        if connection is None or connection.temporary:
+            raise
+        raise not_understood(connection.url, exc) from exc
 
 
 def _unpushed_file(message: str) -> Path | None:

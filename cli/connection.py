@@ -32,7 +32,7 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
-from engine.private_files import is_private, read_json
+from engine.private_files import is_own, is_written_here, read_json
 from engine.settings import Settings
 
 _TOKEN = re.compile(r"[!-~]+")
@@ -140,6 +140,16 @@ class Connection:
         raise RookeryError(REMOTE, "the server closed the connection without a result", hint="run the command again")
 
 
+def not_understood(url: str, exc: Exception) -> RookeryError:
+    """The error for a response that is JSON, but not that of this version of rookery."""
+    return RookeryError(
+        REMOTE,
+        f"the answer of {shown_url(url)} is not as expected",
+        hint="is it a rookery server of this version?",
+        detail=repr(exc),
+    )
+
+
 def _unreachable(url: str, exc: Exception) -> RookeryError:
     """The error for a server that did not respond, with a hint about the likely cause."""
     url = shown_url(url)
@@ -171,9 +181,12 @@ def _error(status: int, body: bytes) -> RookeryError:
 
 def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
     """The server's error as an exception."""
-    if len(body.get("errors", [])) > 1:
-        return Problems([_rebuilt(status, e) for e in body["errors"]])
-    code = errors.codes().get(body.get("code", ""), Code(REMOTE.id, status, REMOTE.title))
+    listed = body.get("errors")
+    # A proxy may have sent the error, in a form of its own.
+    problems = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    if len(problems) > 1:
+        return Problems([_rebuilt(status, e) for e in problems])
+    code = errors.codes().get(str(body.get("code")), Code(REMOTE.id, status, REMOTE.title))
     place = Place(part=body["place"]) if body.get("place") else None
     hint = "--token, ROOKERY_TOKEN, or rookery auth" if code.id == NO_TOKEN.id else body.get("hint")
     exc = RookeryError(code, str(body.get("error", "unknown error")), hint=hint, place=place)
@@ -271,18 +284,33 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
         return settings.url, token
     stored = read_json(auth_file(settings))
     if stored is not None and "url" in stored:
-        if token is not None and not is_private(auth_file(settings)):
-            raise RookeryError(
-                USAGE,
-                f"the token is not sent to {shown_url(str(stored['url']))}: {auth_file(settings)} is not private",
-                hint="others may have written it: set ROOKERY_URL too, or run `rookery auth` again",
-            )
+        if token is not None and not is_written_here(auth_file(settings), stored):
+            raise _not_sent(str(stored["url"]), auth_file(settings), "run `rookery auth` again")
         return str(stored["url"]), token or str(stored.get("token", ""))
     running = announced(settings)
     if running is not None and running.here and running.url and is_running(running.url):
-        admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
-        return running.url, token or admin_token or settings.admin_file.read_text(encoding="utf-8").strip()
+        return running.url, _local_token(settings, running.url, token)
     return None
+
+
+def _local_token(settings: Settings, url: str, token: str | None) -> str:
+    """The token for the server of this directory. Raises USAGE if the server's file may name another one."""
+    if token is None and settings.admin_token:
+        token = settings.admin_token.get_secret_value()
+    file, admin_file = server_file(settings), settings.admin_file
+    # The admin token in the directory of another user may be a link to a secret of this one.
+    if not is_own(file) and (token is not None or admin_file.stat().st_uid != file.stat().st_uid):
+        raise _not_sent(url, file, "run the command as the user of the server")
+    return token or admin_file.read_text(encoding="utf-8").strip()
+
+
+def _not_sent(url: str, file: Path, remedy: str) -> RookeryError:
+    """The error for a token that would be sent to a URL that others may have chosen."""
+    return RookeryError(
+        USAGE,
+        f"the token is not sent to {shown_url(url)}: others may have written {file}",
+        hint=f"set ROOKERY_URL too, or {remedy}",
+    )
 
 
 def shown_url(url: str) -> str:

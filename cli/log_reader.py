@@ -48,7 +48,7 @@ class Selection:
         return cls(levels, after, DEFAULT_LINES if lines is None and since is None else lines)
 
     def takes(self, event: dict[str, Any]) -> bool:
-        return event.get("level") in self.levels and str(event.get("timestamp", "")) >= self.after
+        return str(event.get("level")) in self.levels and str(event.get("timestamp", "")) >= self.after
 
 
 def _moment(text: str) -> datetime:
@@ -139,7 +139,7 @@ def _events(file: IO[bytes]) -> Iterator[dict[str, Any]]:
             # The rest of the line has not been written yet.
             file.seek(start)
             return
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             event = json.loads(line)
             if isinstance(event, dict):
                 yield event

@@ -40,7 +40,7 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
     """Print a line, with styles if the stream is a terminal. By default, it is standard output."""
     stream = stream or sys.stdout
     texts = [(part, None) if isinstance(part, str) else part for part in parts]
-    pairs = [(_printable(text, stream), style) for text, style in texts]
+    pairs = [(printable(text, stream), style) for text, style in texts]
     if any(style for _, style in pairs) and stream is not None and stream.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -50,7 +50,7 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
         print("".join(text for text, _ in pairs), file=stream, flush=True)
 
 
-def _printable(text: str, stream: TextIO | None) -> str:
+def printable(text: str, stream: TextIO | None) -> str:
     """Text without control characters, in characters that the stream can encode."""
     # A carriage return without a line break would overwrite the line.
     visible = "\r\n".join(part.translate(_VISIBLE) for part in text.split("\r\n"))
@@ -79,7 +79,7 @@ def data(text: str) -> None:
 def raw(body: bytes) -> None:
     """Print bytes of data: unchanged, except on a terminal, which would obey control sequences in them."""
     if sys.stdout.isatty():
-        body = _printable(body.decode(errors="backslashreplace"), sys.stdout).encode(errors="backslashreplace")
+        body = printable(body.decode(errors="backslashreplace"), sys.stdout).encode(errors="backslashreplace")
     sys.stdout.buffer.write(body)
     sys.stdout.buffer.flush()
 
@@ -143,7 +143,7 @@ def indented_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column],
 def _fitted(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], number: str, indent: int) -> Fitted:
     def cell(value: Any) -> str:
         text = f"{value:{number}}" if type(value) is int else _text(value, "–", "yes", "no")
-        return _printable(text.expandtabs().replace("\r", "\\r"), sys.stdout)
+        return printable(text.expandtabs().replace("\r", "\\r"), sys.stdout)
 
     return fitted(rows, columns, None if wide() else _columns() - indent, cell)
 

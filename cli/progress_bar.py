@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.output import Update
+from cli.output import Update, printable
 
 LABEL_CHARACTERS = 60
 
@@ -18,7 +19,12 @@ class Bar(Update):
 
     def __init__(self, title: str) -> None:
         self._title = title
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
         # Such a terminal cannot erase the bar.
         disabled = console.is_dumb_terminal
@@ -34,7 +40,8 @@ class Bar(Update):
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show the activity, how much of it is done, and how much there is, or 0 if unknown."""
-        description = what[:LABEL_CHARACTERS] or self._title
+        # It may name a tenant, whose id may contain what would be markup.
+        description = printable(what[:LABEL_CHARACTERS], sys.stderr) or self._title
         self._progress.update(self._task, description=description, completed=done, total=total or None)
 
     @contextmanager

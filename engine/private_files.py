@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def private_file(path: Path, text: str) -> None:
     private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # A file or link of this name, of a killed process or of another user, keeps its mode or leads elsewhere.
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         temporary.replace(path)
@@ -59,6 +62,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def is_private(path: Path) -> bool:
-    """Whether only the owner can read a file. A file of a project that was cloned usually is not private."""
-    return not path.stat().st_mode & 0o077
+def inode(directory: Path) -> int:
+    """The file system's number of a directory: another one for a clone, a copy or an unpacked archive."""
+    return directory.stat().st_ino
+
+
+def is_written_here(path: Path, content: Mapping[str, Any]) -> bool:
+    """Whether this user wrote a private file, whose JSON names the inode of its directory, in that directory.
+
+    Otherwise others may have chosen its content: it came with a cloned or unpacked project, or belongs to another
+    user.
+    """
+    status = path.stat()
+    is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return is_private and content.get("inode") == inode(path.parent)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file belongs to this user."""
+    return path.stat().st_uid == os.geteuid()

@@ -24,7 +24,7 @@ from engine.compiler.dry_run import (
 )
 from engine.compiler.error_location import locate
 from engine.compiler.expiry_check import ExpiryCheck, expiry_check
-from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
+from engine.compiler.pipes import CompiledPipe, check_node_count, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
 from engine.compiler.state_columns import warn_of_raw_states
@@ -190,6 +190,9 @@ def _pipes(state: BuildState) -> None:
     columns = frozenset(c for r in state.relations.values() for c in r.columns)
     for name, pipe in state.project.pipes.items():
         try:
+            # A server must start with what was deployed before there was a limit.
+            if state.tolerated is not None:
+                check_node_count(pipe)
             state.pipes[name] = compile_pipe(pipe, names, columns, state.composer.verifier)
             state.warnings.extend(state.pipes[name].warnings)
         except RookeryError as exc:

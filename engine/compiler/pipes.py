@@ -151,15 +151,18 @@ class CompiledPipe:
         return tuple(w for n in self.nodes for w in n.warnings)
 
 
+def check_node_count(pipe: Pipe) -> None:
+    """Raise BAD_VALUE for a pipe with too many nodes: each has its own set of the names that it may read."""
+    if len(pipe.nodes) > MAX_NODES:
+        message = f"the pipe has {len(pipe.nodes):,} nodes; {MAX_NODES:,} are allowed"
+        raise RookeryError(BAD_VALUE, message, hint="divide it into several pipes", place=pipe.place_of("nodes"))
+
+
 def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], verifier: TextVerifier) -> CompiledPipe:
     """Compile a pipe's templates and verify all SQL that they can produce. Raises `Problems`.
 
     `names` are the datasources and pipes that it may read, `columns` the columns that its templates may name.
     """
-    if len(pipe.nodes) > MAX_NODES:
-        # Each node has its own set of the names that it may read.
-        message = f"the pipe has {len(pipe.nodes):,} nodes; {MAX_NODES:,} are allowed"
-        raise RookeryError(BAD_VALUE, message, hint="divide it into several pipes", place=pipe.place_of("nodes"))
     problems = Collector()
     templates = {n.name: _template(pipe, n, problems) for n in pipe.nodes}
     compiler = _NodeCompiler(pipe, columns, any(t.names_columns for t in templates.values()), verifier)

@@ -59,7 +59,8 @@ class LogFile:
                 if (status.st_dev, status.st_ino) == self._identity:
                     return self._descriptor
             self.close()
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        # Opening a pipe would wait for a reader.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o600)
         # The file may have been created with other permissions, for example by a restored backup.
         os.fchmod(self._descriptor, 0o600)

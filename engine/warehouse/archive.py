@@ -33,6 +33,11 @@ MAX_NAME = 1_000
 MAX_DESCRIPTION_BYTES = 32 << 20
 MAX_EXTENSION_BYTES = 64 << 10
 """Longest extension of a member's header, such as its long name. tarfile reads extensions into memory."""
+_KEYS = frozenset(
+    {"format", "rookery", "engine", "layout", "timezone", "workspace", "created_at", "paused_seconds"}
+    | {"positions", "tables", "files", "links"}
+)
+"""What a description contains. Commands add other keys to it in their output."""
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -206,7 +211,14 @@ def _described(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> tupl
         if isinstance(layout, int) and layout > LAYOUT_VERSION:
             raise newer_layout_error("the backup", layout)
         raise _damaged(f"its format {errors.shown(description.get('format'))} is not supported")
-    return description, hashlib.sha256(body).hexdigest()
+    known = {key: value for key, value in description.items() if key in _KEYS}
+    named = [known.get("positions", {}), *tables.values()]
+    values = [v for k, v in known.items() if k not in ("tables", "positions")]
+    if not all(isinstance(n, dict) for n in named) or any(
+        isinstance(v, dict | list) for v in (*values, *(v for n in named for v in n.values()))
+    ):
+        raise _damaged("its description is not that of a backup")
+    return known, hashlib.sha256(body).hexdigest()
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -322,7 +334,8 @@ def restore(source: Path, directory: Path) -> dict[str, Any]:
     The directory gets its name only when every file is checked. Raises ALREADY_EXISTS, BACKUP_DAMAGED and
     LAYOUT_NEWER, all without any change, and OSError.
     """
-    directory = directory.absolute()
+    # A link to an empty directory cannot be replaced, but the directory can.
+    directory = Path(os.path.realpath(directory))
     require_empty(directory)
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with unfinished_directory(directory.parent, RESTORE) as temporary:
@@ -331,7 +344,12 @@ def restore(source: Path, directory: Path) -> dict[str, Any]:
         # The files must be on the disk before the directory has its name, even if the power fails in between.
         os.sync()
         # An empty directory is replaced. If anything else has appeared there, this fails.
-        temporary.path.rename(directory)
+        try:
+            temporary.path.rename(directory)
+        except OSError:
+            # Another restore may have been faster.
+            require_empty(directory)
+            raise
     return description
 
 
@@ -342,4 +360,10 @@ def require_empty(directory: Path) -> None:
             errors.ALREADY_EXISTS,
             f"{directory} already exists and is not empty",
             hint="name another directory, or stop its server and move it away; nothing is ever overwritten",
+        )
+    if os.path.ismount(directory):
+        raise RookeryError(
+            errors.ALREADY_EXISTS,
+            f"{directory} is a mount point, which cannot be replaced",
+            hint=f"name a directory in it, such as {directory / 'data'}",
         )

@@ -30,7 +30,8 @@ COPIES = "rookery.copies"
 _UUID = re.compile(r"\bUUID '([0-9a-f]{8}-[0-9a-f-]{27})'")
 _TEMPORARY = ("tmp", "delete_tmp", "moving")
 """Prefixes of what the engine is still writing or already deleting."""
-_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Numbers of the errors of file systems without hard links."""
 _LISTINGS = 20
 """Maximum number of times that a table is listed again because parts vanished."""
 
@@ -240,6 +241,6 @@ def _link(source: str, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as exc:
-        if exc.errno not in _CANNOT_LINK:
+        if exc.errno not in CANNOT_LINK:
             raise
         shutil.copyfile(source, target)

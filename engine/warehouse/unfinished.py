@@ -102,14 +102,18 @@ def remove_abandoned(directory: Path) -> None:
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith((BACKUP, VERIFY, RESTORE, SCRATCH)):
-                with suppress(OSError):
+                # Directories may be nested too deeply.
+                with suppress(OSError, RecursionError):
                     _remove_if_abandoned(Path(entry.path))
 
 
 def _remove_if_abandoned(path: Path) -> None:
-    """Remove a file or directory unless a process holds its lock. Raises OSError."""
+    """Remove a file or directory of this user unless a process holds its lock. Raises OSError."""
     lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        # In the directory for temporary files, other users may have made anything.
+        if os.fstat(lock).st_uid != os.geteuid():
+            return
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if stat.S_ISDIR(os.fstat(lock).st_mode):
             shutil.rmtree(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,26 @@ def test_the_server_of_a_copied_directory_is_not_asked(tmp_path: Path) -> None:
         note = {"url": f"http://127.0.0.1:{other.getsockname()[1]}", "pid": 1, "identity": [0, 0]}
         (state / "server.json").write_text(json.dumps(note))
         assert completed(Cli(tmp_path), bash("rookery get ")) == ""
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_tokens_are_not_sent_to_a_url_that_others_may_have_written(tmp_path: Path) -> None:
+    state = tmp_path / ".rookery"
+    state.mkdir(mode=0o700)
+    (state / "admin_token").write_text("secret")
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        other.setblocking(False)
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        (state / "auth.json").write_text(json.dumps({"url": url, "token": "t"}))
+        (state / "auth.json").chmod(0o600)
+        assert completed(Cli(tmp_path), {**bash("rookery get "), "ROOKERY_TOKEN": "secret"}) == ""
+        (state / "auth.json").unlink()
+        if os.geteuid() == 0:
+            status = state.stat()
+            (state / "server.json").write_text(json.dumps({"url": url, "identity": [status.st_dev, status.st_ino]}))
+            os.chown(state / "server.json", 12_345, 12_345)
+            assert completed(Cli(tmp_path), bash("rookery get ")) == ""
         with pytest.raises(BlockingIOError):
             other.accept()
 

@@ -200,9 +200,16 @@ def test_damaged_lines_are_skipped_and_nothing_reaches_the_terminal_unescaped(tm
     cli = with_log(tmp_path, LINES)
     path = tmp_path / ".rookery" / "server.log"
     hostile = {**LINES[1], "event": "a\x1b[2J\nb", "token": "\x9b\u202e c", "n": 9}
-    path.write_bytes(
-        path.read_bytes() + b"[1]\nnot json\n\xff\xfe\n\0\0\n" + json.dumps(hostile).encode() + b'\n{"cut'
-    )
+    damaged = [
+        b"[1]",
+        b"not json",
+        b"\xff\xfe",
+        b"\0\0",
+        b"[" * 100_000,
+        b'{"level": []}',
+        json.dumps(hostile).encode(),
+    ]
+    path.write_bytes(path.read_bytes() + b"".join(d + b"\n" for d in damaged) + b'{"cut')
     text = cli("log").out
     assert len(text.splitlines()) == 5 and all(c.isprintable() or c == "\n" for c in text)
 
@@ -262,6 +269,8 @@ def test_a_log_file_that_is_moved_or_replaced_is_written_anew_and_links_are_not_
     path.unlink()
     assert log.write([b"4\n"]) == 0 and path.read_bytes() == b"4\n"
     assert LogFile(tmp_path / "missing" / "server.log", 1 << 20).write([b"5\n"]) == 1
+    os.mkfifo(tmp_path / "pipe")
+    assert LogFile(tmp_path / "pipe", 1 << 20).write([b"6\n"]) == 1, "it does not wait for a reader"
 
 
 def test_the_age_of_lines_is_counted_from_now() -> None:

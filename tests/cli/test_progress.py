@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cli.progress_bar import Bar
 from engine.control.doctor.examination import DEEP
 from tests.cli.billing import FILES
 from tests.cli.commands import for_server
@@ -68,6 +69,15 @@ def test_a_purge_reports_each_table(shared_server: Server) -> None:
     _, last = watched(shared_server, "DELETE", "/v0/tenants/unknown")
     assert last["failure"]["status"] in (400, 404)
     assert shared_server.admin("DELETE", "/v0/tenants/2").status_code == 204
+
+
+def test_ids_of_tenants_are_not_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Bar("doctor") as bar:
+        bar("events of tenant [/x]\u202e[red]", 1, 2)
+    shown = capsys.readouterr().err
+    assert "[/x]" in shown and "\u202e" not in shown
 
 
 def test_a_bar_is_shown_in_terminals_but_not_with_json(shared_server: Server, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from cli import backup_file
-from engine.errors import BACKUP_DAMAGED, DISK_FULL, RookeryError
+from engine.errors import ALREADY_EXISTS, BACKUP_DAMAGED, BACKUP_UNUSABLE, DISK_FULL, RookeryError
 from engine.warehouse import archive as archives
 from tests.cli.backups import fill, left
 from tests.cli.commands import Cli, for_server
@@ -198,6 +199,33 @@ def test_a_backup_with_another_description_is_refused(saved: Path, tmp_path: Pat
     assert left(tmp_path) == ["bad.tar"]
 
 
+def test_a_description_does_not_add_to_the_outcome(saved: Path, tmp_path: Path) -> None:
+    with tarfile.open(saved) as archive:
+        description = json.load(archive.extractfile("backup.json") or io.BytesIO())
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    more = {"findings": 5, "verified": True, "directory": "/", "deep": deep}
+    (tmp_path / "odd.tar").write_bytes(packed({**description, **more}, [(member("data/rookery.layout"), b"x")]))
+    assert "verified" not in Cli(tmp_path)("restore", "odd.tar", "one").text
+    shown = Cli(tmp_path)("--json", "restore", "odd.tar", "two").json
+    assert shown["directory"] == "two" and not shown.keys() & {"findings", "verified", "deep"}
+    for key, value in (("rookery", deep), ("positions", []), ("positions", {"x": deep}), ("workspace", [])):
+        (tmp_path / "odd.tar").write_bytes(packed({**description, key: value}, []))
+        assert "RK7020" in Cli(tmp_path)("restore", "odd.tar", "three", code=1).err, key
+
+
+@pytest.mark.parametrize("workspace", [{}, {"workspace": "a\0b"}, {"workspace": 5}], ids=str)
+def test_a_backup_must_name_its_workspace_to_be_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(archives, "restore", lambda *_: {})
+    (tmp_path / "b.tar").write_bytes(b"a backup")
+    with pytest.raises(RookeryError, match="workspace") as caught:
+        backup_file.verify(tmp_path / "b.tar", workspace)
+    assert caught.value.code is BACKUP_UNUSABLE
+
+
 @pytest.mark.feature
 def test_a_backup_of_a_newer_program_is_refused(saved: Path, tmp_path: Path) -> None:
     with tarfile.open(saved) as archive:
@@ -258,3 +286,51 @@ def test_a_copy_that_does_not_fit_is_the_reason(tmp_path: Path, monkeypatch: pyt
     assert caught.value.code.id == DISK_FULL.id
     assert "--no-verify" in str(caught.value.hint)
     assert left(tmp_path) == ["b.tar"]
+
+
+def test_a_backup_is_restored_through_a_link_but_not_over_a_mount_point_or_another_restore(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "data").symlink_to("large disk")
+    backup_file.restored(saved, tmp_path / "data")
+    assert (tmp_path / "large disk" / "rookery.layout").exists()
+    assert left(tmp_path) == ["data", "large disk"]
+
+    def faster(*_: Any) -> dict[str, Any]:
+        (tmp_path / "new" / "store").mkdir(parents=True)
+        return {}
+
+    monkeypatch.setattr(archives, "unpack", faster)
+    with pytest.raises(RookeryError, match="not empty") as caught:
+        backup_file.restored(saved, tmp_path / "new")
+    assert caught.value.code is ALREADY_EXISTS
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(RookeryError, match="mount point") as caught:
+        backup_file.restored(saved, tmp_path / "volume")
+    assert caught.value.code is ALREADY_EXISTS
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_backup_is_written_to_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, "refused")
+
+    synchronize = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "refused")
+        synchronize(descriptor)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", only_files)
+    with backup_file.written(tmp_path / "b.tar") as partial:
+        partial.write_bytes(b"x")
+    assert (tmp_path / "b.tar").read_bytes() == b"x"
+    assert left(tmp_path) == ["b.tar"]
+    with pytest.raises(RookeryError) as caught, backup_file.written(tmp_path / "b.tar"):
+        pass
+    assert caught.value.code is ALREADY_EXISTS

@@ -38,6 +38,30 @@ def test_a_url_of_another_program(tmp_path: Path) -> None:
         hand.join()
 
 
+ANSWERS = [(200, b"{}"), (200, b"[]"), (200, b"5")]
+ANSWERS += [(502, b'{"errors": {"a": 1, "b": 2}}'), (502, b'{"errors": [1, 2], "code": []}'), (502, b"[1]")]
+
+
+@pytest.mark.parametrize(("status", "body"), ANSWERS, ids=ascii)
+def test_a_url_of_a_program_that_answers_with_json(tmp_path: Path, status: int, body: bytes) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever).start()
+        try:
+            cli = Cli(tmp_path, {"ROOKERY_URL": f"http://127.0.0.1:{found.server_port}"})
+            assert "RK7005" in cli("token", "ls", code=6).err
+        finally:
+            found.shutdown()
+
+
 def test_a_directory_that_another_process_holds(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         here = Cli(tmp_path)

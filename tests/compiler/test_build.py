@@ -3,14 +3,15 @@
 import pytest
 
 from engine import errors
-from engine.compiler import compose
+from engine.compiler import compose, pipes
 from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import Code
 from engine.template.environment import Binder, Template
+from engine.workspace.snapshot import parse_sources
 from engine.workspace.workspace import Workspace
-from tests.support.compiling import BASE, EVENTS, compiled, problems_of
+from tests.support.compiling import BASE, EVENTS, compiled, problems_of, sources
 
 
 def _columns(**changes: str) -> dict[str, str]:
@@ -164,3 +165,11 @@ def test_a_new_resource_does_not_verify_others_again(workspace: Workspace, monke
     monkeypatch.setattr(compose, "verify", counting)
     compiled(workspace, {**BASE, **many, "another": "sql: SELECT day FROM daily\n"})
     assert [sql.strip() for sql in verified] == ["SELECT day FROM daily"]
+
+
+def test_a_server_starts_with_what_was_deployed_before_a_limit(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipes, "MAX_NODES", 0)
+    assert {p.code for p in problems_of(workspace, BASE)} == {errors.BAD_VALUE}
+    assert workspace.compile(parse_sources(sources(BASE)), tolerated=None).pipes.keys() == {"sums", "usage"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from engine.warehouse.unfinished import SCRATCH, unfinished_directory, unfinished_file
+from engine.warehouse.unfinished import SCRATCH, remove_abandoned, unfinished_directory, unfinished_file
 
 
 @pytest.mark.feature
@@ -23,3 +24,25 @@ def test_commands_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> 
     with ThreadPoolExecutor(12) as commands:
         assert all(commands.map(command, range(1200)))
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_others_left_in_a_shared_directory_does_not_stop_a_command(tmp_path: Path) -> None:
+    deep = tmp_path / f"{SCRATCH}deep"
+    deep.mkdir()
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    try:
+        remove_abandoned(tmp_path)
+    finally:
+        subprocess.run(["rm", "-rf", deep], check=True)
+    if os.geteuid() == 0:
+        foreign = tmp_path / f"{SCRATCH}foreign"
+        foreign.mkdir()
+        os.chown(foreign, 12_345, 12_345)
+        remove_abandoned(tmp_path)
+        assert foreign.exists()
