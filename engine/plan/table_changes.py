@@ -60,16 +60,15 @@ class TableComparison:
         return [*self._values(retyped), *in_groups(changes, self._table, self._current)], keys
 
     def _values(self, retyped: Collection[str]) -> Iterable[Alteration]:
-        """Columns whose values in older parts would change, because they are computed from a default."""
+        """Columns whose values in older parts would change, because these parts do not store them."""
         both = [(old, self._want[n]) for n, old in self._have.items() if n in self._want]
-        changed = (o.name for o, n in both if _default(o) != _default(n) or mentioned(retyped, o.default))
-        computed = [*changed]
+        computed = [o.name for o, n in both if _changes_value(o, n, retyped)]
         if not computed or not self._rows:
             return
         missing = self._unstored(self._current.name)
         for column in computed:
             if column in missing:
-                reason = "older rows keep the values of its previous default"
+                reason = "older rows keep its previous values"
                 yield StoreValues(self._resource, reason, tenant=self._tenant, name=self._table.name, column=column)
 
     def _new_or_redefined(self, *, late: bool) -> Iterable[Alteration]:
@@ -140,6 +139,13 @@ class TableComparison:
         return ChangeClause(
             self._resource, reason, tenant=self._tenant, name=self._table.name, sql=sql, kind=kind, changed=changed
         )
+
+
+def _changes_value(old: Column, new: Column, retyped: Collection[str]) -> bool:
+    """Whether a column's value in parts that do not have it would change: the engine computes it from the default and
+    the type.
+    """
+    return old.type != new.type or _default(old) != _default(new) or bool(mentioned(retyped, old.default))
 
 
 def _default(column: Column) -> tuple[str, str]:

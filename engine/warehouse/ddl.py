@@ -101,8 +101,11 @@ def store_values(name: Name, column: str) -> str:
 
 
 def merge_all(name: Name) -> str:
-    """Merge all parts of each partition, also of one that has only one part, and wait until it is done."""
-    return f"OPTIMIZE TABLE {name.sql()} FINAL SETTINGS optimize_skip_merged_partitions = 0"
+    """Merge all parts of each partition, also of one that has only one part, and wait until it is done. Fails if the
+    engine does not merge one of them, for example because the disk has too little space.
+    """
+    settings = "optimize_skip_merged_partitions = 0, optimize_throw_if_noop = 1"
+    return f"OPTIMIZE TABLE {name.sql()} FINAL SETTINGS {settings}"
 
 
 def drop_column(name: Name, column: str) -> str:

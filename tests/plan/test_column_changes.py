@@ -127,6 +127,21 @@ def test_random_changes_lead_to_the_tables_of_a_new_push(tmp_path: Path, mode: s
             before = after
 
 
+def test_older_rows_keep_the_values_of_a_converted_column(tmp_path: Path) -> None:
+    with open_rookery(tmp_path) as rookery:
+        first = {"a": ("UInt32", "", "")}
+        change(rookery, events=Design(first).text(""))
+        rookery.run("INSERT INTO main.events (k, a) VALUES (1, 300)")
+        added = {"b": ("UInt32", "", ""), "c": ("UInt32", "", ""), "d": ("UInt8", "a", "")}
+        change(rookery, events=Design(first | added).text(""))
+        rookery.run("INSERT INTO main.events (k, a) VALUES (2, 300)")
+        converted = {"b": ("Nullable(UInt32)", "", ""), "c": ("String", "", ""), "d": ("UInt32", "a", "")}
+        change(rookery, events=Design(first | converted).text(""))
+        assert rookery.rows("SELECT k, a, b, c, d FROM main.events ORDER BY k") == [
+            (n, 300, 0, "0", 44) for n in (1, 2)
+        ]
+
+
 BEFORE = Design(
     {"a": ("String", "'5'", "ZSTD(1)"), "b": ("UInt32", "length(a)", ""), "d": ("UInt32", "b + 1", "")},
     indexes={"i": "(d, k)"},
