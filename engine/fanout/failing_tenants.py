@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from engine.compiler.storage import BATCH_COLUMN
 from engine.compiler.views import in_block_range
@@ -21,6 +22,8 @@ MAX_EXCLUDED_TENANTS = 16
 """Maximum number of tenants that one view may exclude. If it fails for more, its query is the cause and not their
 rows.
 """
+MAX_HALVINGS = 4
+"""How often the memory limit is halved in the search for the tenants that take most of the memory."""
 TENANTS_PER_STATEMENT = 1000
 """Maximum number of tenants in the condition of one statement."""
 ALL_BLOCKS = (0, 1 << 62)
@@ -54,8 +57,13 @@ def find_failure(
     return None
 
 
-def without_failing_tenants(workspace: Workspace, view: View, block: BatchBlocks) -> View | None:
+def without_failing_tenants(
+    workspace: Workspace, view: View, block: BatchBlocks, *, of_memory: bool = False
+) -> View | None:
     """A live view in the form that excludes the tenants on whose rows in a block it fails.
+
+    With `of_memory`, the INSERT exceeded its memory limit. If no tenant's rows do so alone, the tenants that take
+    most of the memory are excluded.
 
     None if that does not help: the view fails on all tenants' rows, on those of too many tenants, or for another
     reason.
@@ -70,11 +78,13 @@ def without_failing_tenants(workspace: Workspace, view: View, block: BatchBlocks
     excluded = set(view.excluded_tenants)
     candidates = sorted(present - excluded)
 
-    def fails(tenants: Sequence[str]) -> bool:
-        view_of_some, memory = make(tuple(tenants), ()), workspace.settings.commit_memory
+    def fails(memory: int, tenants: Sequence[str]) -> bool:
+        view_of_some = make(tuple(tenants), ())
         return find_failure(workspace, view_of_some, (number - 1, number), memory=memory) is not None
 
-    failing = _bisect(fails, candidates)
+    limit, failing = workspace.settings.commit_memory, set[str]()
+    for halvings in range(1 + MAX_HALVINGS if of_memory else 1):
+        failing = failing or _bisect(partial(fails, limit >> halvings), candidates)
     # If all tenants fail, the cause is the query and not their rows.
     if not failing or len(failing) == len(candidates) > 1 or len(excluded | failing) > MAX_EXCLUDED_TENANTS:
         return None

@@ -108,6 +108,11 @@ class LandingLog:
         )
         return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in result.rows}
 
+    def bytes_of(self, rows: str) -> int:
+        """The bytes that the rows of a SELECT take in memory."""
+        ((size,),) = self._warehouse.query(f"SELECT sum(byteSize(*)) FROM ({rows})").rows
+        return int(size)
+
     def insert_into_nest(self, database: str, token: str, rows: str, memory: int) -> None:
         """Insert rows into a nest copy as one block with a deduplication token, with at most `memory` bytes."""
         target = Name(database, self.relation.name).sql()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,13 +16,15 @@ from engine.fanout.offsets import LogRange
 from engine.fanout.staged_appends import StagedAppends
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
-from engine.warehouse.errors import is_lost_stage
+from engine.warehouse.errors import exceeds_own_memory, is_lost_stage
 from engine.workspace.workspace import Workspace
 
 COPY_STAGE_TENANTS = 8
 """With at least this many tenants, a stage is first copied with landing's types, which is faster than converting for
 each tenant.
 """
+ROWS_MEMORY_FACTOR = 8
+"""A delivery of rows with many bytes may take this many times as much memory, even if that exceeds the limit."""
 
 Failures = dict[str, str]
 """Errors of inserts, by tenant."""
@@ -170,9 +172,33 @@ class NestWriter:
     ) -> Failures:
         """Insert each tenant's rows into its nest, several at a time. `rows` returns the SELECT of one tenant's rows.
 
-        Raises RK6003 if the database has no free connection; the whole range is then delivered again.
+        The limit on memory is for what a view makes of the rows. If the rows themselves need more, they get it: a
+        range cannot be divided once its delivery has begun.
+        """
+        failed, exceeding = self._insert_each(
+            landing, log_range, dict.fromkeys(present, self._workspace.settings.delivery_memory), rows
+        )
+        larger = {t: memory for t in exceeding if (memory := self._needed(landing, rows(t))) is not None}
+        if not larger:
+            return failed
+        failed_again, _ = self._insert_each(landing, log_range, larger, rows)
+        return {t: why for t, why in failed.items() if t not in larger} | failed_again
+
+    def _needed(self, landing: LandingLog, rows: str) -> int | None:
+        """The memory, in bytes, that a delivery of rows may take; None if that is not more than the limit."""
+        needed = ROWS_MEMORY_FACTOR * landing.bytes_of(rows)
+        return needed if needed > self._workspace.settings.delivery_memory else None
+
+    def _insert_each(
+        self, landing: LandingLog, log_range: LogRange, memory: Mapping[str, int], rows: Callable[[str], str]
+    ) -> tuple[Failures, list[str]]:
+        """Insert the rows of the tenants in `memory`, which has the limit for each, in bytes.
+
+        Returns the failures, and the tenants whose limit was exceeded. Raises RK6003 if the database has no free
+        connection; the whole range is then delivered again.
         """
         failed: Failures = {}
+        exceeding: list[str] = []
         with_merges: list[str] = []
         insert_lock = self._workspace.insert_lock
         # If this thread holds the lock exclusively, pool threads must not ask for it: this thread waits for them.
@@ -182,21 +208,23 @@ class NestWriter:
             # Runs in a pool thread, or in the current thread for a single tenant.
             try:
                 with guard():
-                    damage, has_merges = self._insert(landing, log_range.token, tenant, rows(tenant))
+                    damage, has_merges = self._insert(landing, log_range.token, tenant, rows(tenant), memory[tenant])
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise
                 failed[tenant] = exc.detail or exc.message
+                if exceeds_own_memory(exc):
+                    exceeding.append(tenant)
                 return
             if has_merges:
                 with_merges.append(tenant)
             if damage:
                 failed[tenant] = f"the engine stored a damaged part: {damage}"
 
-        if len(present) == 1:
-            insert(next(iter(present)))
+        if len(memory) == 1:
+            insert(next(iter(memory)))
         else:
-            running = [self._pool.submit(insert, t) for t in sorted(present)]
+            running = [self._pool.submit(insert, t) for t in sorted(memory)]
             # All of them end before an error is raised, because the range is then delivered again and must not run
             # twice at the same time.
             wait(running)
@@ -209,15 +237,16 @@ class NestWriter:
             # They are retried with the same token, which a table may remember although it has not stored the rows.
             with insert_lock.exclusive():
                 self._workspace.warehouse.forget_unstored_tokens()
-        return failed
+        return failed, exceeding
 
-    def _insert(self, landing: LandingLog, token: str, tenant: str, rows: str) -> tuple[str, bool]:
-        """Insert a tenant's rows. Returns a description of removed damaged parts, and whether merges must be
-        undone.
+    def _insert(self, landing: LandingLog, token: str, tenant: str, rows: str, memory: int) -> tuple[str, bool]:
+        """Insert a tenant's rows, with at most `memory` bytes.
+
+        Returns a description of removed damaged parts, and whether merges must be undone.
         """
         database = nest_database(self._workspace.name, tenant)
         tables = nest_tables_fed_by(self._workspace, database, self.datasource)
         self._workspace.warehouse.note_parts(tables)
-        landing.insert_into_nest(database, token, rows, self._workspace.settings.delivery_memory)
+        landing.insert_into_nest(database, token, rows, memory)
         damaged, has_merges = remove_damaged_parts(self._workspace, tables)
         return next(iter(damaged.values()), ""), has_merges

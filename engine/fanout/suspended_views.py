@@ -30,6 +30,7 @@ from engine.plan.missing_blocks import Gap, Missing
 from engine.schema import Name, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.warehouse.errors import exceeds_own_memory
 from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
@@ -56,7 +57,9 @@ def suspend(workspace: Workspace, exc: RookeryError, block: BatchBlocks | None) 
     view = failed_view(workspace, error)
     if view is None or view.mark is None:
         return None
-    restricted = without_failing_tenants(workspace, view, block) if block is not None else None
+    restricted = None
+    if block is not None:
+        restricted = without_failing_tenants(workspace, view, block, of_memory=exceeds_own_memory(exc))
     excluded = restricted.excluded_tenants if restricted is not None else ()
     record = _new_record(view, error[:1000], block.datasource if block is not None else None)
     known_gaps = gaps_of(workspace, view)

@@ -12,6 +12,8 @@ LIMIT = 512 << 20
 """Bytes that a batch may take while it is stored, and that a delivery to a tenant may take."""
 HUGE = 120_000_000
 """The numbers up to this one take 916 MiB."""
+LARGE = 45_000_000
+"""The numbers up to this one take 343 MiB."""
 COLUMNS = """
 columns:
   - {name: tenant_id, type: UInt32}
@@ -20,6 +22,7 @@ columns:
 engine: {sorting_key: [tenant_id, id]}
 """
 
+TEXT = "  - {name: text, type: String}\n"
 SUMS = """
 nodes:
   - {name: it, sql: "SELECT tenant_id, sum(length(range(n))) AS total FROM events GROUP BY tenant_id"}
@@ -42,3 +45,31 @@ def test_a_view_that_makes_too_much_data_of_a_row_is_stopped_for_its_tenant(fano
         assert rookery.rows("SELECT tenant_id, sum(total) FROM main.sums GROUP BY 1") == [(2, 11)]
         assert rookery.rows(f"SELECT sum(total) FROM {rookery.nest('4')}.sums") == [(11,)]
         assert rookery.rows(f"SELECT sum(total) FROM {rookery.nest('3')}.sums") == [(0,)]
+
+
+def test_tenants_whose_rows_take_too_much_memory_together_do_not_stop_a_view_for_others(tmp_path: Path) -> None:
+    with open_rookery(tmp_path, max_total_insert_memory=LIMIT) as rookery:
+        files = {"datasources/events.yaml": "tenant: tenant_id" + COLUMNS, "pipes/sums_pipe.yaml": SUMS}
+        rookery.push(files)
+        rookery.add("1", "2", "3", placement="pooled")
+        # Neither row exceeds the limit alone.
+        rows = [{"tenant_id": t, "id": t, "n": LARGE if t in (1, 2) else 5} for t in (1, 2, 3)]
+        assert rookery.append(rows).rows == 3
+        assert rookery.append([{"tenant_id": t, "id": 5, "n": 6} for t in (1, 2, 3)]).rows == 3
+        assert rookery.rows("SELECT count() FROM main.events") == [(6,)]
+        assert (3, 11) in rookery.rows("SELECT tenant_id, sum(total) FROM main.sums GROUP BY 1")
+        # Each row is delivered when it is alone.
+        rookery.push(files)
+        totals = rookery.rows("SELECT tenant_id, sum(total) FROM main.sums GROUP BY 1 ORDER BY 1")
+        assert totals == [(1, LARGE + 6), (2, LARGE + 6), (3, 11)]
+
+
+def test_rows_that_take_more_memory_together_than_a_delivery_may_reach_their_nest(tmp_path: Path) -> None:
+    events = "tenant: {column: tenant_id, fanout: routed}" + COLUMNS.replace("engine", TEXT + "engine")
+    with open_rookery(tmp_path, max_total_insert_memory=LIMIT) as rookery:
+        rookery.push({"datasources/events.yaml": events})
+        for _ in range(10):
+            rookery.run(f"INSERT INTO main.events SELECT 3, number, 1, repeat('x', 1000000) FROM numbers(40)")
+        rookery.add("3")
+        rookery.wait_until_read()
+        assert rookery.rows(f"SELECT count() FROM {rookery.nest('3')}.events") == [(400,)]
