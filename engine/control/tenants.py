@@ -79,9 +79,10 @@ def add(
         raise RookeryError(BAD_VALUE, f"unknown placement {placement!r}", hint="pooled or tables")
     with workspace.changes:
         snapshot = workspace.refresh()
+        erasing = workspace.registry.read(ERASURE_KIND)
         for tenant in ids:
             check_id(snapshot.build, tenant)
-            _check_placement(workspace, snapshot.tenants.get(tenant), placement)
+            _check_placement(snapshot.tenants.get(tenant), placement, erasing)
         new = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
         # If a tenant is added again, its interrupted erasure is cancelled, because its remaining rows are needed.
         for kind, recorded in workspace.registry.read_all([ERASURE_KIND, PURGED_KIND]).items():
@@ -102,12 +103,13 @@ def add(
         return [Provisioned(snapshot.tenants[t.id], t.id in records, delivered) for t in wanted]
 
 
-def _check_placement(workspace: Workspace, known: TenantRecord | None, placement: str | None) -> None:
+def _check_placement(known: TenantRecord | None, placement: str | None, erasing: Collection[str]) -> None:
     """Raise RK3006 if a tenant exists with another placement, or is being removed."""
     if known is None:
         return
-    if known.state == "removing":
-        purge = " --purge" if known.id in workspace.registry.read(ERASURE_KIND) else ""
+    # An erasure that was killed early has only been recorded, and the next start completes it.
+    if known.state == "removing" or known.id in erasing:
+        purge = " --purge" if known.id in erasing else ""
         raise RookeryError(
             PLACEMENT,
             f"tenant `{known.id}` is being removed",

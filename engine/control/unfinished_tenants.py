@@ -28,16 +28,24 @@ class UnfinishedTenants:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._lock = threading.Lock()
-        """Protects `_thread`."""
+        """Protects `_thread` and `_due`."""
         self._thread: threading.Thread | None = None
+        """The running thread; None once it has decided to end."""
+        self._due: list[str] = []
+        """The tenants that the thread has not tried since the last call."""
         self._closed = False
 
     def complete(self) -> None:
-        """Start the thread if something is unfinished, unless it is running. It ends after one attempt for each."""
-        if not unfinished(self._workspace):
+        """Let the thread try each tenant whose change is unfinished. Never raises."""
+        try:
+            tenants = unfinished(self._workspace)
+        except RookeryError as exc:
+            log.error("unfinished changes to tenants could not be read", error=exc)
             return
         with self._lock:
-            if self._closed or (self._thread and self._thread.is_alive()):
+            # A tenant that a running thread has tried may succeed now.
+            self._due = tenants
+            if not tenants or self._closed or self._thread is not None:
                 return
             self._thread = threading.Thread(target=self._run, name="unfinished tenants", daemon=True)
             self._thread.start()
@@ -45,18 +53,25 @@ class UnfinishedTenants:
     def close(self) -> None:
         """Wait for the current tenant. What remains is completed by the next start."""
         self._closed = True
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        thread = self._thread
+        if thread is not None:
+            thread.join(CLOSE_SECONDS)
+
+    def _next(self) -> str | None:
+        """The next tenant; None if the thread ends."""
+        with self._lock:
+            if self._closed or not self._due:
+                self._thread = None
+                return None
+            return self._due.pop(0)
 
     def _run(self) -> None:
-        for tenant in unfinished(self._workspace):
-            if self._closed:
-                return
+        while (tenant := self._next()) is not None:
             try:
                 complete(self._workspace, tenant)
             except Exception as exc:
                 if self._closed:
-                    return
+                    continue
                 # `rookery doctor` names the tenant, with the command that completes the change.
                 log.error(
                     "a change to a tenant could not be completed",

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.control import tenants
+from engine.control import tenants, unfinished_tenants
 from engine.control.doctor import examine
 from engine.control.unfinished_tenants import complete, unfinished
 from engine.errors import TENANT_CHANGING, RookeryError
@@ -189,6 +189,53 @@ def test_a_change_that_is_killed_at_any_write_is_completed(
             break
     tenants.remove(workspace, tenant, purge=True)
     assert [f for f in examine(workspace).findings if f.level == "error"] == []
+
+
+def test_a_push_lets_a_running_thread_try_a_tenant_again(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    busy, pushed, again = threading.Event(), threading.Event(), threading.Event()
+
+    def fail(_workspace: Any, tenant: str) -> None:
+        tried.append(tenant)
+        if len(tried) == 2:
+            busy.set()
+            pushed.wait(PATIENCE)
+        if len(tried) == 4:
+            again.set()
+        raise RookeryError(TENANT_CHANGING, "not yet")
+
+    monkeypatch.setattr(unfinished_tenants, "complete", fail)
+    monkeypatch.setattr(unfinished_tenants, "unfinished", lambda _workspace: ["1", "2"])
+    service = unfinished_tenants.UnfinishedTenants(rookery.workspace)
+    service.complete()
+    assert busy.wait(PATIENCE)
+    service.complete()
+    pushed.set()
+    assert again.wait(PATIENCE)
+    service.close()
+    assert tried == ["1", "2", "1", "2"]
+
+
+def test_a_tenant_that_is_about_to_be_erased_cannot_be_added(
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its addition would seem to succeed, and the next start would erase it."""
+    workspace = rookery.workspace
+    rookery.add("30", placement="pooled")
+    rookery.append([{"tenant_id": 30, "id": 1, "k": "1"}])
+    for write in itertools.count(1):
+        with killed_at(monkeypatch, write):
+            tenants.remove(workspace, "30", purge=True)
+        if unfinished(workspace):
+            break
+    assert workspace.refresh().tenants["30"].state == "ready"
+    with pytest.raises(RookeryError, match="RK3006"):
+        rookery.add("30", placement="pooled")
+    complete(workspace, "30")
+    assert unfinished(workspace) == []
+    rookery.add("30", placement="pooled")
+    assert rookery.append([{"tenant_id": 30, "id": 1, "k": "1"}]).rows == 1
+    tenants.remove(workspace, "30")
 
 
 def test_an_addition_that_a_stopping_server_interrupts_is_not_complete(rookery: Rookery) -> None:
