@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 
 from engine.errors import OVERLOADED, UNDELIVERED, RookeryError
@@ -140,6 +141,10 @@ class Committer:
             except BaseException as exc:
                 if _may_be_stored(exc):
                     self._uncertain.add(name, id, _text_of(exc), kept)
+                elif not kept.removed:
+                    # After a restart, the refused rows would count as an uncertain batch.
+                    with suppress(RookeryError):
+                        kept.delete(self._workspace)
                 _raise_for_sender(exc)
                 raise
             self._kept_tables[table] = True

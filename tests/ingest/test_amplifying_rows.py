@@ -34,10 +34,11 @@ PLACES = {
     "index": f'indexes: [{{name: ix, expression: "length(range(n))", type: minmax}}]\nengine: {{{KEY}}}\n',
 }
 KINDS = {"landing": "tenant: tenant_id", "ordinary": "tenant: {column: tenant_id, landing: false}"}
+FED = ("default_deeper", "sorting_key")
 COPIES = """
 nodes:
-  - {name: it, sql: "SELECT tenant_id, count() AS c FROM default_deeper_fed GROUP BY tenant_id"}
-materialize: {target: fed_counts, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+  - {name: it, sql: "SELECT tenant_id, count() AS c FROM %s_fed GROUP BY tenant_id"}
+materialize: {target: %s_counts, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
 """
 
 
@@ -48,8 +49,9 @@ def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
         for place, clause in PLACES.items()
         for kind, tenant in KINDS.items()
     }
-    files["datasources/default_deeper_fed.yaml"] = KINDS["ordinary"] + COLUMNS + PLACES["default_deeper"]
-    files["pipes/copies.yaml"] = COPIES
+    for place in FED:
+        files[f"datasources/{place}_fed.yaml"] = KINDS["ordinary"] + COLUMNS + PLACES[place]
+        files[f"pipes/{place}_pipe.yaml"] = COPIES % (place, place)
     with open_rookery(tmp_path_factory.mktemp("amplifying"), max_insert_memory=LIMIT) as opened:
         opened.push(files)
         yield opened
@@ -63,7 +65,7 @@ def _append(rookery: Rookery, datasource: str, body: bytes, **more: Any) -> Appe
     return rookery.gateway.append(datasource, body, Input.NDJSON, **more).result(60)
 
 
-NAMES = [*(f"{place}_{kind}" for place in PLACES for kind in KINDS), "default_deeper_fed"]
+NAMES = [*(f"{place}_{kind}" for place in PLACES for kind in KINDS), *(f"{place}_fed" for place in FED)]
 
 
 @pytest.mark.parametrize("key", [None, "k"])
@@ -77,6 +79,14 @@ def test_a_row_that_takes_too_much_memory_is_quarantined(rookery: Rookery, name:
     assert rookery.rows(f"SELECT count() FROM main.{name}") == [(2,)]
     rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
     rookery.run(f"TRUNCATE TABLE main.{name}")
+
+
+def test_a_refused_row_leaves_no_copy(rookery: Rookery) -> None:
+    """Otherwise the next start could store it, even for a tenant that has been purged."""
+    assert _append(rookery, "sorting_key_fed", _body(HUGE)).quarantined == 1
+    copies = rookery.rows("SELECT name FROM system.tables WHERE startsWith(name, '_rk_held_') AND database = 'main'")
+    assert copies
+    assert [rookery.rows(f"SELECT count() FROM main.{name}") for (name,) in copies] == [[(0,)]] * len(copies)
 
 
 def test_rows_that_take_too_much_memory_together_are_refused(rookery: Rookery) -> None:
