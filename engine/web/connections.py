@@ -107,7 +107,11 @@ class GuardedProtocol(HttpToolsProtocol):
         """Start the deadline for the first head, or refuse the connection."""
         super().connection_made(transport)
         self._enter_phase(Phase.HEAD, self.bounds.settings.header_seconds)
-        if not self.bounds.enter(self, self.client[0] if self.client else ""):
+        if self.bounds.enter(self, self.client[0] if self.client else ""):
+            return
+        if not self.bounds.may_answer:
+            self.transport.abort()
+        else:
             self._refuse(TOO_MANY_CONNECTIONS, TOO_MANY_CONNECTIONS.title, retry=True)
 
     # The methods below override uvicorn's and keep its order of calls; `super()` parses and writes.

@@ -22,26 +22,38 @@ class Bounds:
     log: RequestLog
     """Records the requests."""
     open: dict[GuardedProtocol, str] = field(default_factory=dict)
-    """Open connections with their client's address."""
+    """Accepted connections with their client's address."""
     by_address: Counter[str] = field(default_factory=Counter)
-    """Open connections of each address."""
+    """Accepted connections of each address."""
+    refused: set[GuardedProtocol] = field(default_factory=set)
+    """Refused connections that are still open."""
     timer: asyncio.TimerHandle | None = None
     """Checks the deadlines of all connections; None while there are no connections."""
 
     def enter(self, connection: GuardedProtocol, address: str) -> bool:
-        """Count a new connection, and return whether it is within the limits. A refused connection counts until it is
-        closed.
+        """Add a new connection, and return whether it is within the limits.
+
+        Refused ones do not count: otherwise one address could keep all others out.
         """
         maximum = self.settings.max_connections_per_address
         fits = len(self.open) < self.settings.max_connections and (not maximum or self.by_address[address] < maximum)
-        self.open[connection] = address
-        self.by_address[address] += 1
+        if fits:
+            self.open[connection] = address
+            self.by_address[address] += 1
+        else:
+            self.refused.add(connection)
         if self.timer is None:
             self._schedule_check(connection.loop)
         return fits
 
+    @property
+    def may_answer(self) -> bool:
+        """Whether another refused connection may stay open until its client has read the response."""
+        return len(self.refused) <= self.settings.max_connections
+
     def leave(self, connection: GuardedProtocol) -> None:
-        """Stop counting a connection. Called for each connection, even if it was refused."""
+        """Remove a connection. Called for each one, even if it was refused."""
+        self.refused.discard(connection)
         address = self.open.pop(connection, None)
         if address is not None:
             self.by_address[address] -= 1
@@ -58,7 +70,7 @@ class Bounds:
         """Close overdue connections. One timer serves all of them."""
         self.timer = None
         now = loop.time()
-        for connection in list(self.open):
+        for connection in (*self.open, *self.refused):
             connection.check_deadline(now)
-        if self.open:
+        if self.open or self.refused:
             self._schedule_check(loop)

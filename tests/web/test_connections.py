@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from itertools import repeat
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -274,3 +276,19 @@ def test_connections_are_limited_and_freed(server: Server) -> None:
                 return
             time.sleep(0.1)
     raise AssertionError("the places of closed connections are not given back")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere, loopback has one address")
+def test_refused_connections_of_one_address_leave_room_for_others(tmp_path: Path) -> None:
+    with running(tmp_path, ROOKERY_MAX_CONNECTIONS=6, ROOKERY_MAX_CONNECTIONS_PER_ADDRESS=3) as server:
+        parts = urlsplit(server.url)
+        with ExitStack() as stack:
+            for number in range(20):
+                address = (parts.hostname, parts.port)
+                opened = stack.enter_context(socket.create_connection(address, PATIENCE, ("127.0.0.2", 0)))
+                if number in range(3, 9):
+                    refused(opened, 503, "RK4026")
+            # Beyond as many as fit, refused connections are closed without a response.
+            with suppress(ConnectionResetError):
+                assert opened.recv(100) == b""
+            assert server.get("/live").status_code == 200
