@@ -107,7 +107,12 @@ async def progress_lines(services: Services, work: Work, *, public: bool) -> Asy
             # Signals the end to the event loop, which waits for lines.
             put(None)
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(partial(anyio.to_thread.run_sync, run, limiter=services.control))
+    # Not a task group: if the client leaves while a line is sent, another task may close this generator.
+    task = asyncio.ensure_future(anyio.to_thread.run_sync(run, limiter=services.control))
+    try:
         while (line := await lines.get()) is not None:
             yield orjson.dumps(line) + b"\n"
+    finally:
+        # The server does not stop before the work has ended, even if the client has left.
+        with anyio.CancelScope(shield=True):
+            await task

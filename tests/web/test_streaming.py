@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import gc
 import io
 import json
 import signal
@@ -11,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -19,9 +21,10 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
 from engine.query.running import Ticket
-from engine.web.control import progress_lines
+from engine.web.control import Report, progress_lines
 from engine.web.query_response import run_watched
 from engine.web.services import Services
 from tests.support.server import Server, running
@@ -160,6 +163,41 @@ def test_responses_that_wait_for_progress_occupy_no_threads() -> None:
         assert free == threads.total_tokens, "queries that end need one"
 
     anyio.run(main)
+
+
+def test_a_client_that_leaves_while_progress_is_sent_does_not_end_the_work() -> None:
+    faults: list[object] = []
+
+    async def main() -> bool:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        services = cast(Services, SimpleNamespace(control=anyio.CapacityLimiter(1)))
+        left, sends, ended = anyio.Event(), threading.Event(), threading.Event()
+
+        def work(report: Report) -> None:
+            report("x", 1, 2)
+            sends.wait(30)
+            ended.set()
+
+        async def receive() -> dict[str, str]:
+            await left.wait()
+            sends.set()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message.get("body"):
+                left.set()
+                await anyio.sleep_forever()
+
+        response = StreamingResponse(progress_lines(services, work, public=True))
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        del response
+        gc.collect()
+        while services.control.borrowed_tokens:
+            await anyio.sleep(0.001)
+        return ended.is_set()
+
+    assert anyio.run(main)
+    assert not faults
 
 
 def test_a_query_is_cancelled_although_control_work_occupies_its_threads() -> None:
