@@ -124,6 +124,8 @@ class KnownProblems:
 
 def build(project: Project, workspace: str, verifier: Verifier, analyser: Analyser, known: KnownProblems) -> Build:
     """Compile a project. Raises `Problems` with everything else that is wrong."""
+    if known.tolerated is None:
+        verifier = verifier.of_deployed()
     state = BuildState(
         project, workspace, analyser, Composer(verifier), failed=set(known.reported), tolerated=known.tolerated
     )

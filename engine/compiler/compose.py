@@ -8,6 +8,7 @@ assembled statements are cached.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +16,12 @@ from engine.cache import LruCache, size_of
 from engine.compiler.assembly import Assembled, Bind, Catalogue, StatementTexts, assemble, with_last
 from engine.compiler.pipes import CompiledPipe, check_used
 from engine.compiler.scope import Bound, Reading, Relation, Scope
-from engine.errors import BRANCH, ISOLATION, TABLE_REFUSED, RookeryError
+from engine.errors import BRANCH, FUNCTION_REFUSED, ISOLATION, TABLE_REFUSED, RookeryError
 from engine.schema import nest_database
 from engine.sql import shape
 from engine.sql.cached_parser import CachedParser
 from engine.sql.expanded_size import Extent, check_extent, extents_of, relation_extent
+from engine.sql.functions import WITHDRAWN
 from engine.sql.tree import Node as TreeNode
 from engine.sql.verify import Parser, Verified, verify
 from engine.template.environment import Binder, Template
@@ -92,6 +94,15 @@ class Verifier:
         self.parser = CachedParser(parser)
         self._verified: LruCache[tuple[object, ...], Verified] = LruCache(weigh=_verified_size)
         self._trees: LruCache[str, TreeNode] = LruCache(weigh=size_of)
+        self._withdrawn: frozenset[str] = frozenset()
+
+    def of_deployed(self) -> Verifier:
+        """A verifier with the same caches for files that are deployed. They may call functions that were allowed when
+        they were pushed: otherwise a newer version would not start.
+        """
+        other = copy(self)
+        other._withdrawn = WITHDRAWN
+        return other
 
     def tree(self, sql: str) -> TreeNode:
         """The syntax tree of a piece of SQL. Callers share it and must not change it."""
@@ -106,7 +117,14 @@ class Verifier:
         cached = self._verified.get(key)
         if cached is not None:
             return cached
-        return self._verified.put(key, verify(sql, self.parser, bound=bound, placeholders=types, view=view))
+        try:
+            text = verify(sql, self.parser, bound=bound, placeholders=types, view=view)
+        except RookeryError as exc:
+            if exc.code is not FUNCTION_REFUSED or not self._withdrawn:
+                raise
+            # Not cached: only those that are deployed may use the result.
+            return verify(sql, self.parser, bound=bound, placeholders=types, view=view, withdrawn=self._withdrawn)
+        return self._verified.put(key, text)
 
     def sent(self, sql: str, bound: frozenset[str], owner: Hashable) -> Verified:
         """Verify SQL that a caller sent. Only the same owner gets its cached result.

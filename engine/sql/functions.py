@@ -30,6 +30,9 @@ COMBINATORS = (
     "array", "state", "merge", "map", "if",
 )  # fmt: skip
 
+WITHDRAWN = frozenset({"generatesnowflakeid"})
+"""Functions that earlier versions allowed, in lower case. Files that were deployed then may still call them."""
+
 MAX_COMBINATORS = 6
 """Maximum number of combinators in a name. Useful queries do not have more, and each one multiplies the names to look
 up.

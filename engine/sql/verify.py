@@ -99,15 +99,17 @@ def verify(
     bound: frozenset[str],
     placeholders: Mapping[str, str],
     view: bool = False,
+    withdrawn: frozenset[str] = frozenset(),
 ) -> Verified:
     """Check an author's SQL and return the SQL that may run.
 
     `bound` are the names that the text may use as tables, and not define; `placeholders` the generated `{name:Type}`
-    parameters with their types. `view` adds the rules for materialized views.
+    parameters with their types. `view` adds the rules for materialized views. `withdrawn` are functions that are
+    allowed in addition, in lower case.
     Raises SQL_REFUSED, FUNCTION_REFUSED, TABLE_REFUSED, VIEW_SHAPE, and the parser's errors.
     """
     check_text(sql)
-    verifier = _Verifier(parser, bound, placeholders)
+    verifier = _Verifier(parser, bound, placeholders, withdrawn)
     tree, _ = verifier.parse(sql)
     checked = verifier.check(tree)
     final, sample = _hoist(checked)
@@ -182,6 +184,7 @@ class _Verifier:
     parser: Parser
     bound: frozenset[str]
     placeholders: Mapping[str, str]
+    withdrawn: frozenset[str]
 
     def parse(self, text: str) -> tuple[Node, str]:
         """Parse the SQL. The tree of a literal with bytes that are not UTF-8 is not valid JSON: raises SQL_SYNTAX."""
@@ -199,7 +202,7 @@ class _Verifier:
             bound=self.bound,
             placeholders=self.placeholders,
             engine_functions=self.parser.functions,
-            generated=generated,
+            generated=generated | self.withdrawn,
         )
 
     def canonicalize(self, text: str) -> tuple[str, Node]:

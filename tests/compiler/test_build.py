@@ -7,7 +7,7 @@ from engine.compiler import compose, pipes
 from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.compiler.views import nest_schema, workspace_schema
-from engine.errors import Code
+from engine.errors import Code, RookeryError
 from engine.template.environment import Binder, Template
 from engine.workspace.snapshot import parse_sources
 from engine.workspace.workspace import Workspace
@@ -21,6 +21,7 @@ def _columns(**changes: str) -> dict[str, str]:
     return {**BASE, "events": text}
 
 
+SNOWFLAKE = "sql: SELECT generateSnowflakeID() AS id FROM daily\n"
 MANY_NODES = "nodes:\n" + "".join(f"  - {{name: n{i}, sql: SELECT 1 AS x}}\n" for i in range(1001))
 CASES: list[tuple[str, dict[str, str], Code, str]] = [
     ("a type that does not exist", _columns(Float64="Flaot64"), errors.BAD_TYPE, "events.yaml:7:"),
@@ -173,3 +174,19 @@ def test_a_server_starts_with_what_was_deployed_before_a_limit(
     monkeypatch.setattr(pipes, "MAX_NODES", 0)
     assert {p.code for p in problems_of(workspace, BASE)} == {errors.BAD_VALUE}
     assert workspace.compile(parse_sources(sources(BASE)), tolerated=None).pipes.keys() == {"sums", "usage"}
+
+
+def test_a_server_starts_with_functions_that_were_allowed_when_they_were_deployed(workspace: Workspace) -> None:
+    """A newer version could not be started otherwise, and not even remove the file."""
+    files = {**_columns(**{'default: "1"': "default: generateSnowflakeID()"}), "usage": SNOWFLAKE}
+    for changed in ({**files, "usage": BASE["usage"]}, {**BASE, "usage": SNOWFLAKE}):
+        assert {p.code for p in problems_of(workspace, changed)} == {errors.FUNCTION_REFUSED}
+    deployed = workspace.compile(parse_sources(sources(files)), tolerated=None)
+    assert deployed.pipes.keys() == {"sums", "usage"}
+    verifier = deployed.composer.verifier
+    with pytest.raises(RookeryError) as refused:
+        verifier.sent(SNOWFLAKE.removeprefix("sql: "), frozenset(deployed.relations), None)
+    assert refused.value.code is errors.FUNCTION_REFUSED
+    other = "sql: SELECT hostName() AS id FROM daily\n"
+    with pytest.raises(RookeryError):
+        workspace.compile(parse_sources(sources({**files, "usage": other})), tolerated=None)
