@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -208,6 +209,15 @@ def test_structs_that_no_map_can_hold_are_refused(orders: Orders) -> None:
     answer = orders.send([row(1, counts={"a": 1, "b": "x"})])
     refused(answer, 400, "RK5001")
     assert "counts" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("size", "status", "code"), [(33 << 20, 413, "RK5030"), (31 << 20, 400, "RK5001")])
+def test_metadata_are_limited_before_they_are_read(orders: Orders, size: int, status: int, code: str) -> None:
+    body = gzip.compress(b"PAR1" + bytes(size) + size.to_bytes(4, "little") + b"PAR1", 1)
+    given = {"name": "orders", "format": "parquet"}
+    headers = {"content-encoding": "gzip"}
+    answer = orders.server.admin("POST", "/v0/datasources", params=given, content=body, headers=headers)
+    refused(answer, status, code)
 
 
 def test_many_rows_in_several_parts(orders: Orders) -> None:

@@ -7,11 +7,13 @@ structs and lists of the file. A struct becomes a map if the column is a `Map`: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import SEEK_END
 from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine.errors import PARQUET_TOO_LARGE, RookeryError
 from engine.ingest.formats.parquet_process import READ_ERRORS
 from engine.ingest.formats.parquet_shapes import UNCHANGED, Conversion, ParquetPlan, PlannedColumn, Step, is_list
 from engine.project.datasource import Column, Datasource
@@ -22,14 +24,39 @@ _Place = Literal["column", "element", "part"]
 _TEXTS = frozenset({"String", "FixedString"})
 
 
+LENGTH_AND_MARK_BYTES = 8
+"""A file ends with the length of its metadata and a mark, of four bytes each."""
+MAX_METADATA_BYTES = 32 << 20
+"""Maximum size of a file's metadata. This process reads them, and they take twenty times as much memory."""
+
+
 def plan_of(file: BinaryIO, source: Datasource) -> ParquetPlan:
-    """The plan for a file. It is also empty for a broken file, which is reported when it is read."""
+    """The plan for a file. It is also empty for a broken file, which is reported when it is read.
+
+    Raises RK5030 if its metadata are too large.
+    """
+    _check_metadata(file)
     file.seek(0)
     try:
         schema = pq.read_schema(file)
     except READ_ERRORS:
         return UNCHANGED
     return _plan(schema, source)
+
+
+def _check_metadata(file: BinaryIO) -> None:
+    """Raise RK5030 if the metadata at the end of a file are too large. Their length is in front of the last mark."""
+    if file.seek(0, SEEK_END) < LENGTH_AND_MARK_BYTES:
+        return
+    file.seek(-LENGTH_AND_MARK_BYTES, SEEK_END)
+    size = int.from_bytes(file.read(4), "little")
+    # A length beyond the file's beginning is refused when the file is read.
+    if MAX_METADATA_BYTES < size <= file.seek(0, SEEK_END):
+        raise RookeryError(
+            PARQUET_TOO_LARGE,
+            f"the metadata of the Parquet file are {size:,} bytes; at most {MAX_METADATA_BYTES:,} are allowed",
+            hint="write larger row groups, fewer columns, or several files",
+        )
 
 
 def _plan(schema: pa.Schema, source: Datasource) -> ParquetPlan:
