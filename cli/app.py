@@ -174,6 +174,15 @@ def run() -> None:
         error = file_error(exc)
         _print_error(error)
         sys.exit(exit_code(error))
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
+        if options.server is None:
+            raise
+        from cli.connection import not_understood
+
+        # Another program, or another version, has answered with other JSON than the command needs.
+        error = not_understood(options.server, exc)
+        _print_error(error)
+        sys.exit(exit_code(error))
 
 
 def refuse_empty(arguments: list[str]) -> None:

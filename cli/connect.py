@@ -27,22 +27,16 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
     Raises RK7007 if no workspace exists, unless `create` is set. Without `keep`, the new workspace is in a temporary
     directory.
     """
-    from cli.connection import connected, not_understood
+    from cli.connection import connected
 
-    connection: Connection | None = None
     try:
         with connected(options.loaded(), create=create, keep=keep) as connection:
+            options.server = None if connection.temporary else connection.url
             yield connection
     except RookeryError as exc:
         if exc.code.id in _MISSING and (file := _unpushed_file(exc.message)) is not None:
             exc.hint = f"{file} is not pushed yet: rookery push"
         raise
-    except UnicodeError:
-        raise
-    except (LookupError, TypeError, AttributeError, ValueError) as exc:
-        if connection is None or connection.temporary:
-            raise
-        raise not_understood(connection.url, exc) from exc
 
 
 def _unpushed_file(message: str) -> Path | None:

@@ -144,9 +144,8 @@ def not_understood(url: str, exc: Exception) -> RookeryError:
     """The error for a response that is JSON, but not that of this version of rookery."""
     return RookeryError(
         REMOTE,
-        f"the answer of {shown_url(url)} is not as expected",
+        f"the answer of {shown_url(url)} is not as expected: {repr(exc)[:200]}",
         hint="is it a rookery server of this version?",
-        detail=repr(exc),
     )
 
 

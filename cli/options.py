@@ -24,6 +24,8 @@ class Options:
     wide: bool = False
     """Whether tables may be wider than the terminal."""
     settings: Settings | None = None
+    server: str | None = None
+    """The URL of the server that has answered the command; None for a server of the command itself."""
 
     def loaded(self) -> Settings:
         """The settings. A relative data directory is relative to the project."""

@@ -38,7 +38,7 @@ def test_a_url_of_another_program(tmp_path: Path) -> None:
         hand.join()
 
 
-ANSWERS = [(200, b"{}"), (200, b"[]"), (200, b"5")]
+ANSWERS = [(200, b"{}"), (200, b"[]"), (200, b"5"), (200, b'{"tokens": [5]}')]
 ANSWERS += [(502, b'{"errors": {"a": 1, "b": 2}}'), (502, b'{"errors": [1, 2], "code": []}'), (502, b"[1]")]
 
 
@@ -57,7 +57,8 @@ def test_a_url_of_a_program_that_answers_with_json(tmp_path: Path, status: int, 
         threading.Thread(target=found.serve_forever).start()
         try:
             cli = Cli(tmp_path, {"ROOKERY_URL": f"http://127.0.0.1:{found.server_port}"})
-            assert "RK7005" in cli("token", "ls", code=6).err
+            for command in (["token", "ls"], ["token", "show", "x"], ["doctor"]):
+                assert "RK7005" in cli(*command, code=6).err
         finally:
             found.shutdown()
 
