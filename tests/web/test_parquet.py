@@ -211,7 +211,7 @@ def test_structs_that_no_map_can_hold_are_refused(orders: Orders) -> None:
     assert "counts" in answer.json()["error"]
 
 
-@pytest.mark.parametrize(("size", "status", "code"), [(33 << 20, 413, "RK5030"), (31 << 20, 400, "RK5001")])
+@pytest.mark.parametrize(("size", "status", "code"), [(17 << 20, 413, "RK5030"), (15 << 20, 400, "RK5001")])
 def test_metadata_are_limited_before_they_are_read(orders: Orders, size: int, status: int, code: str) -> None:
     body = gzip.compress(b"PAR1" + bytes(size) + size.to_bytes(4, "little") + b"PAR1", 1)
     given = {"name": "orders", "format": "parquet"}

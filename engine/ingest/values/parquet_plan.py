@@ -26,7 +26,7 @@ _TEXTS = frozenset({"String", "FixedString"})
 
 LENGTH_AND_MARK_BYTES = 8
 """A file ends with the length of its metadata and a mark, of four bytes each."""
-MAX_METADATA_BYTES = 32 << 20
+MAX_METADATA_BYTES = 16 << 20
 """Maximum size of a file's metadata. This process reads them, and they take twenty times as much memory."""
 
 
