@@ -253,3 +253,40 @@ def test_a_parquet_file_without_any_of_the_columns_is_refused(rookery: Rookery) 
     answer = rookery.gateway.append("deeper", sink.getvalue(), Input.PARQUET)
     with pytest.raises(Exception, match="no column"):
         answer.result(60)
+
+
+def test_null_and_long_texts_of_parquet_files(rookery: Rookery) -> None:
+    source = """
+columns:
+  - {name: id, type: UInt32}
+  - {name: s, type: String}
+  - {name: l, type: LowCardinality(String)}
+  - {name: f, type: FixedString(2)}
+  - {name: t, type: Tuple(x FixedString(2))}
+  - {name: a, type: Array(Nullable(FixedString(2)))}
+engine: {sorting_key: [id]}
+"""
+    nulls = [pa.int64(), pa.float64(), pa.date32(), pa.timestamp("us"), pa.bool_(), pa.decimal128(5, 2)]
+    files = [{name: pa.array([None], type) for name in "sl"} for type in nulls]
+    short, long = (
+        [
+            {"f": pa.array([text])},
+            {"t": pa.array([{"x": text}], pa.struct([("x", pa.string())]))},
+            {"a": pa.array([[text]], pa.list_(pa.string()))},
+        ]
+        for text in ("de", "deu")
+    )
+    rookery.push({"datasources/texts.yaml": source})
+
+    def sent(columns: dict[str, pa.Array]) -> int:
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"id": pa.array([1], pa.uint32()), **columns}), sink)
+        return rookery.gateway.append("texts", sink.getvalue(), Input.PARQUET).result(60).quarantined
+
+    assert [sent(columns) for columns in files] == [0] * len(files)
+    assert rookery.rows("SELECT DISTINCT s, l FROM main.texts") == [("", "")]
+    assert [sent(columns) for columns in short] == [0] * 3
+    assert rookery.rows("SELECT toString(max(f)), toString(max(t.x)), toString(max(a[1])) FROM main.texts") == [
+        ("de", "de", "de")
+    ]
+    assert [sent(columns) for columns in long] == [1] * 3

@@ -106,7 +106,8 @@ class ColumnStager:
         if wide.check is None:
             stored = value if read == value else f"CAST({read} AS {column.type})"
             rules = ColumnRules(extra or None, stored)
-            return StagedColumn(column.name, name, staging_type, column.default, value, rules, key=key)
+            default = column.default if column.required else typed_default(type, column.default, wide)
+            return StagedColumn(column.name, name, staging_type, default, value, rules, key=key)
         converted = wide.convert(read) if wide.convert else read
         unchanged = converted == value and staging_type == column.type
         stored = converted if unchanged else f"CAST({converted} AS {column.type})"

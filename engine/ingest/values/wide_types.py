@@ -102,7 +102,9 @@ def wide_type_of(
         else _from_typed_file(plain, source_type)
     )
     if wide is None:
-        return WideType(type.text)
+        # For null in a file's column of numbers or times, the engine would store the text of 0.
+        becomes_text = plain.kind == "String" and source_type is not None
+        return WideType(type.text, has_invalid_default=becomes_text)
     if not type.nullable:
         return wide
     return replace(wide, staging_type=f"Nullable({wide.staging_type})", check=or_null(wide.check))
@@ -154,7 +156,10 @@ def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
         return _enum(type.text)
     if kind == "Decimal" and source in ("boolean", "other"):
         return _wide_decimal(type)
-    if source == "other" or kind in ("String", "FixedString") or source in _UNCHANGED.get(kind, ()):
+    if kind == "FixedString":
+        # Inside others, the engine reads a text that is too long as null.
+        return _cast_text(type)
+    if source == "other" or kind == "String" or source in _UNCHANGED.get(kind, ()):
         return None
     return _any_as_text(type)
 
