@@ -69,7 +69,7 @@ def test_rows_that_take_more_memory_together_than_a_delivery_may_reach_their_nes
     with open_rookery(tmp_path, max_total_insert_memory=LIMIT) as rookery:
         rookery.push({"datasources/events.yaml": events})
         for _ in range(10):
-            rookery.run(f"INSERT INTO main.events SELECT 3, number, 1, repeat('x', 1000000) FROM numbers(40)")
+            rookery.run("INSERT INTO main.events SELECT 3, number, 1, repeat('x', 1000000) FROM numbers(40)")
         rookery.add("3")
         rookery.wait_until_read()
         assert rookery.rows(f"SELECT count() FROM {rookery.nest('3')}.events") == [(400,)]
