@@ -383,15 +383,14 @@ def test_parts_of_lists_maps_and_tuples_are_checked_like_columns(inbox: Server) 
     """Each row has one bad value, and only this row goes to quarantine."""
     shapes = SHAPES if soaking() else [s for s in SHAPES if s != "maps"]
     cells = {f"{part}_{shape}": (PARTS[part], SHAPES[shape]) for part in PARTS for shape in shapes}
-    columns = "".join(f'  - {{name: {n}, type: "{shape[0].format(p[0])}"}}\n' for n, (p, shape) in cells.items())
-    inbox.push({"datasources/parts.yaml": f"columns:\n  - {{name: id, type: UInt32}}\n{columns}"})
+    columns = [f'  - {{name: {n}, type: "{shape[0].format(p[0])}"}}\n' for n, (p, shape) in cells.items()]
+    inbox.push({"datasources/parts.yaml": "columns:\n  - {name: id, type: UInt32}\n" + "".join(columns)})
     bad = [name for name, (part, _) in cells.items() if part[3] is not None]
     arrays = {"id": pa.array(range(len(bad) + 1), pa.uint32())}
     for name, (part, shape) in cells.items():
         values = [shape[2](part[3] if wrong == name else part[2]) for wrong in ["", *bad]]
         arrays[name] = pa.array(values, shape[1](part[1]))
-    sink = io.BytesIO()
-    pq.write_table(pa.table(arrays), sink)
+    pq.write_table(pa.table(arrays), sink := io.BytesIO())
     given = {"mode": "append", "name": "parts", "format": "parquet"}
     answer = inbox.admin("POST", "/v0/datasources", params=given, content=sink.getvalue())
     assert (answer.json()["rows"], answer.json()["quarantine_rows"]) == (1, len(bad)), answer.text
