@@ -25,6 +25,8 @@ from engine.errors import SETTING, Code, RookeryError, published_page
 MIB = 1 << 20
 PREFIX = "ROOKERY_"
 """Prefix of the environment variables with settings."""
+COLUMN_BUFFER_BYTES = 16 * MIB
+"""What the engine may reserve to write one column of a large part, in the datasource's table and in copies."""
 COMMIT_MEMORY_FACTOR, MIN_COMMIT_MEMORY_BYTES = 4, 512 * MIB
 """Storing a batch, with sorted copies and the blocks of views, takes up to four times the bytes of its bodies, and
 reading it at least these bytes.
@@ -287,6 +289,14 @@ class Settings(BaseModel):
     def delivery_memory(self) -> int:
         """Maximum memory to deliver stored rows to a tenant, in bytes. One delivery may have several batches."""
         return max(self.commit_memory, self.total_insert_memory)
+
+    def commit_memory_of(self, columns: int) -> int:
+        """The same as `commit_memory`, with the buffers of a datasource's columns."""
+        return self.commit_memory + columns * COLUMN_BUFFER_BYTES
+
+    def delivery_memory_of(self, columns: int) -> int:
+        """The same as `delivery_memory`, with the buffers of a datasource's columns."""
+        return self.delivery_memory + columns * COLUMN_BUFFER_BYTES
 
     @property
     def reader_share(self) -> int:

@@ -93,7 +93,9 @@ class BatchCompletion:
             f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
             f"WHERE _block_number = {block.number}"
         )
-        insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows, **self._limits())
+        insert = ddl.insert_block(
+            landing.table.sql(), relation.columns, block.batch, rows, **self._limits(len(relation.columns))
+        )
         self._insert(insert, BatchBlocks(uncertain.datasource, block.batch))
 
     def _complete_kept(self, kept: KeptBatch) -> None:
@@ -107,16 +109,16 @@ class BatchCompletion:
                 kept.remove_damaged_rest(workspace)
                 after = None if source.is_landing else kept.after
                 self._insert(
-                    kept.insert(workspace, **self._limits()),
+                    kept.insert(workspace, **self._limits(len(kept.columns))),
                     BatchBlocks(kept.datasource, kept.batch, after=after),
                     kept,
                 )
         # Also done if the datasource now has other columns, because the rows no longer fit its table.
         kept.delete(workspace)
 
-    def _limits(self) -> dict[str, int]:
-        """The settings of the INSERTs."""
-        return {"max_memory_usage": self._workspace.settings.delivery_memory}
+    def _limits(self, columns: int) -> dict[str, int]:
+        """The settings of an INSERT of this many columns."""
+        return {"max_memory_usage": self._workspace.settings.delivery_memory_of(columns)}
 
     def _require_finished(self, query: str) -> None:
         """Raise RK5013 while the database still runs a query whose text contains this one."""

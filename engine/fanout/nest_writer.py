@@ -175,9 +175,8 @@ class NestWriter:
         The limit on memory is for what a view makes of the rows. If the rows themselves need more, they get it: a
         range cannot be divided once its delivery has begun.
         """
-        failed, exceeding = self._insert_each(
-            landing, log_range, dict.fromkeys(present, self._workspace.settings.delivery_memory), rows
-        )
+        limit = self._workspace.settings.delivery_memory_of(len(landing.relation.columns))
+        failed, exceeding = self._insert_each(landing, log_range, dict.fromkeys(present, limit), rows)
         larger = {t: memory for t in exceeding if (memory := self._needed(landing, rows(t))) is not None}
         if not larger:
             return failed
@@ -186,8 +185,9 @@ class NestWriter:
 
     def _needed(self, landing: LandingLog, rows: str) -> int | None:
         """The memory, in bytes, that a delivery of rows may take; None if that is not more than the limit."""
+        limit = self._workspace.settings.delivery_memory_of(len(landing.relation.columns))
         needed = ROWS_MEMORY_FACTOR * landing.bytes_of(rows)
-        return needed if needed > self._workspace.settings.delivery_memory else None
+        return needed if needed > limit else None
 
     def _insert_each(
         self, landing: LandingLog, log_range: LogRange, memory: Mapping[str, int], rows: Callable[[str], str]

@@ -261,7 +261,8 @@ class Committer:
 
     def _insert_settings(self, batch: JudgedBatch) -> dict[str, int]:
         """The settings of the INSERT, from whose values an expression or a view may make any amount of data."""
-        return {**self._limits, **(ONE_THREAD_SETTINGS if batch.staged.size <= ONE_THREAD_BYTES else {})}
+        memory = self._workspace.settings.commit_memory_of(len(batch.staged.schema.source.columns))
+        return {"max_memory_usage": memory, **(ONE_THREAD_SETTINGS if batch.staged.size <= ONE_THREAD_BYTES else {})}
 
     def _may_have_rows(self, batch: JudgedBatch, after: int | None) -> bool:
         """Whether an INSERT that took too much memory, and not in a view, may have stored rows.

@@ -20,6 +20,9 @@ LIMIT = 128 * MIB
 HUGE = 120_000_000
 """The numbers up to this one take 916 MiB."""
 
+WIDE = 250
+"""The columns of a datasource for which the engine reserves far more memory than its rows take."""
+
 COLUMNS = """
 columns:
   - {name: tenant_id, type: UInt32}
@@ -44,11 +47,13 @@ materialize: {target: %s_counts, per_tenant: true, engine: {type: SummingMergeTr
 
 @pytest.fixture(scope="module")
 def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    columns = "".join(f"  - {{name: c{n}, type: UInt64}}\n" for n in range(WIDE))
     files = {
         f"datasources/{place}_{kind}.yaml": tenant + COLUMNS + clause
         for place, clause in PLACES.items()
         for kind, tenant in KINDS.items()
     }
+    files["datasources/wide.yaml"] = f"columns:\n{columns}engine: {{sorting_key: [c0]}}\n"
     for place in FED:
         files[f"datasources/{place}_fed.yaml"] = KINDS["ordinary"] + COLUMNS + PLACES[place]
         files[f"pipes/{place}_pipe.yaml"] = COPIES % (place, place)
@@ -102,3 +107,8 @@ def test_a_row_that_takes_too_much_memory_does_not_concern_others_in_its_batch(r
     sent = appends("default_deeper_ordinary", [("1", _body(1)), ("1", _body(HUGE)), ("1", _body(2))])
     outcomes = [r if isinstance(r, RookeryError) else (r.rows, r.quarantined) for r in results(rookery, sent)]
     assert outcomes == [(1, 0), (0, 1), (1, 0)]
+
+
+def test_rows_with_many_columns_are_stored(rookery: Rookery) -> None:
+    row = json.dumps({f"c{n}": n for n in range(WIDE)}).encode()
+    assert _append(rookery, "wide", b"\n".join([row] * 6000)).rows == 6000
