@@ -24,6 +24,8 @@ rows.
 """
 MAX_HALVINGS = 4
 """How often the memory limit is halved in the search for the tenants that take most of the memory."""
+EARLIER_BLOCKS = 16
+"""Number of blocks before a batch on which a view is tried if it fails for all tenants of the batch."""
 TENANTS_PER_STATEMENT = 1000
 """Maximum number of tenants in the condition of one statement."""
 ALL_BLOCKS = (0, 1 << 62)
@@ -85,10 +87,24 @@ def without_failing_tenants(
     limit, failing = workspace.settings.commit_memory, set[str]()
     for halvings in range(1 + MAX_HALVINGS if of_memory else 1):
         failing = failing or _bisect(partial(fails, limit >> halvings), candidates)
-    # If all tenants fail, the cause is the query and not their rows.
-    if not failing or len(failing) == len(candidates) > 1 or len(excluded | failing) > MAX_EXCLUDED_TENANTS:
+    if not failing or len(excluded | failing) > MAX_EXCLUDED_TENANTS:
+        return None
+    # If all tenants of the batch fail, the cause may be the query and not their rows.
+    all_fail = len(failing) == len(candidates) > 1
+    if all_fail and not _succeeds_before(workspace, make((), view.excluded_tenants), block, number):
         return None
     return make((), tuple(sorted(excluded | failing)))
+
+
+def _succeeds_before(workspace: Workspace, view: View, block: BatchBlocks, number: int) -> bool:
+    """Whether a view succeeds on the blocks before the one with this number, and these have any rows."""
+    after, upto = max(0, number - 1 - EARLIER_BLOCKS), number - 1
+    earlier = workspace.warehouse.query(
+        f"SELECT 1 FROM {Name(workspace.name, block.datasource).sql()} "
+        f"WHERE _block_number > {after} AND _block_number <= {upto} LIMIT 1"
+    )
+    memory = workspace.settings.commit_memory
+    return bool(earlier.rows) and find_failure(workspace, view, (after, upto), memory=memory) is None
 
 
 def _bisect(fails: Callable[[Sequence[str]], bool], tenants: Sequence[str]) -> set[str]:

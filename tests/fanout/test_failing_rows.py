@@ -128,6 +128,14 @@ def test_only_the_tenants_of_failing_rows_are_excluded(rookery: Rookery) -> None
     assert rookery.differences(["100"], []) == []
 
 
+def test_tenants_whose_rows_fail_in_a_batch_of_their_own_stop_no_view_for_others(rookery: Rookery) -> None:
+    assert rookery.deliver(_rows(OWN))
+    assert not rookery.deliver(_rows(["7", "19"], n=0))
+    assert _excluded(rookery) == {v: ["19", "7"] for v in ("main._rk_pooled_shares", "main._rk_all_shares")}
+    assert rookery.deliver(_rows(["1", "2"]))
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == {"7", "19"}
+
+
 def test_a_failed_repair_changes_nothing_and_a_fixed_pipe_has_every_row(rookery: Rookery) -> None:
     rookery.append([*_rows(OWN), *_rows(["7"], n=0)])
     before = rookery.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
