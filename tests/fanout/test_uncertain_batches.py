@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -34,9 +35,30 @@ def _made(rookery: Rookery, mode: str) -> None:
 
 @pytest.fixture(scope="module")
 def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
-    with open_rookery(tmp_path_factory.mktemp("direct")) as opened:
-        _made(opened, "direct")
-        yield opened
+    """A workspace in which a refused INSERT leaves its rows in landing."""
+    with ExitStack() as stack:
+        for attempt in range(5):
+            opened = stack.enter_context(open_rookery(tmp_path_factory.mktemp("direct")))
+            _made(opened, "direct")
+            if attempt == 4 or _reaches_landing(opened):
+                yield opened
+                return
+            stack.close()
+
+
+def _reaches_landing(rookery: Rookery) -> bool:
+    """Whether the engine stores rows in landing before it asks the target of a view whether it accepts them.
+
+    Rarely, for all INSERTs into the tables of a workspace, it asks first. Then nothing is stored.
+    """
+    count = "SELECT count() FROM main.events"
+    before = rookery.rows(count)
+    rookery.run(REFUSED.format("main.sums"))
+    _code(rookery, _rows())
+    reached = rookery.rows(count) != before
+    rookery.run(TAKEN.format("main.sums"))
+    uncertain_batches_of(rookery.workspace).complete_all()
+    return reached
 
 
 def _assert_complete(rookery: Rookery) -> None:
