@@ -55,7 +55,6 @@ class Committer:
         self._workspace = workspace
         self._router = router_of(workspace)
         self._uncertain = uncertain_batches_of(workspace)
-        self._limits = {"max_memory_usage": workspace.settings.commit_memory}
         self._kept_tables: dict[Name, bool] = {}
         """Tables for copies of batches, and whether each is known to be empty."""
         self._commit_locks: dict[str, threading.Lock] = {}
@@ -284,7 +283,9 @@ class Committer:
         """Whether the values of a batch take too much memory before any of them is stored."""
         values = f"SELECT sum(ignore({batch.projection.sql})) FROM {batch.staged.table.sql()}"
         try:
-            self._workspace.warehouse.query(f"{values} WHERE {_insert_condition(batch)}", None, self._limits)
+            # With the limit of the INSERT: a lower one could be exceeded by values that the INSERT has stored.
+            settings = self._insert_settings(batch)
+            self._workspace.warehouse.query(f"{values} WHERE {_insert_condition(batch)}", None, settings)
         except RookeryError as exc:
             return exceeds_own_memory(exc)
         return False

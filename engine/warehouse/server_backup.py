@@ -37,7 +37,7 @@ RETRY_SECONDS = 0.5
 _WORDS = {"BACKUP_CREATED", "RESTORED"}
 _RUNNING = {"CREATING_BACKUP", "RESTORING"}
 STOP_SECONDS = 30.0
-"""How long to wait until a statement that is no longer wanted has ended."""
+"""Maximum time to wait for a cancelled statement to end."""
 GRACE_SECONDS = 60.0
 """How long the server may be unreachable before a statement counts as failed."""
 

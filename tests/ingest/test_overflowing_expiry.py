@@ -168,7 +168,7 @@ def test_a_target_keeps_a_row_whose_ttl_overflows(rookery: Rookery) -> None:
             kept = rookery.rows(f"SELECT id FROM {database}.{name} ORDER BY id")
             assert kept == [(0,), (1,), (100,), (101,)], name
     assert examine(rookery.workspace, deep=True).findings == ()
-    # A table of an earlier version has the declared TTL. It is no change.
+    # A table of an earlier version has the declared TTL. This does not count as a change.
     rookery.run(f"ALTER TABLE main.by_days MODIFY TTL {TARGET_TTLS['by_days']}")
     assert examine(rookery.workspace).findings == ()
     changed = TARGET % "day + toIntervalDay(keep + 1)"
