@@ -57,7 +57,7 @@ def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKe
     workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
     settings = workspace.settings
     parsing = {**PARSE_SETTINGS, "max_memory_usage": settings.insert_memory}
-    bisection = Bisection(workspace.warehouse, batch, rows, parsing, search_limits(workspace))
+    bisection = Bisection(workspace.warehouse, batch, rows, parsing, search_limits(workspace, batch))
     unreadable = bisection.read()
     invalid = bisection.validate(workspace.current.purged)
     if rows.format is Input.NDJSON:
@@ -166,10 +166,8 @@ def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[
             f"SELECT {columns}, rowNumberInAllBlocks() FROM {batch.table.sql()}"
         )
         rows = RowTexts([b""] * batch.slices[0].rows, Input.NDJSON)
-        purged = workspace.current.purged
-        judge = Judge(
-            warehouse, replace(batch, table=numbered), rows, _keep_all, search_limits(workspace), purged, rejected
-        )
+        limits, purged = search_limits(workspace, batch), workspace.current.purged
+        judge = Judge(warehouse, replace(batch, table=numbered), rows, _keep_all, limits, purged, rejected)
         judge.reject_purged()
         judge.reject_unstorable()
         new = sorted(rejected.keys() - known)

@@ -46,10 +46,10 @@ class SearchLimits:
     """Maximum memory of a query over staged rows, in bytes: what the INSERT of the rows may take."""
 
 
-def search_limits(workspace: Workspace) -> SearchLimits:
-    """The limits according to the settings."""
-    settings = workspace.settings
-    return SearchLimits(settings.search_rows, settings.search_tries, settings.commit_memory)
+def search_limits(workspace: Workspace, batch: StagedBatch) -> SearchLimits:
+    """The limits according to the settings, for a batch's number of columns."""
+    settings, columns = workspace.settings, batch.schema.source.columns
+    return SearchLimits(settings.search_rows, settings.search_tries, settings.commit_memory_of(len(columns)))
 
 
 @dataclass(slots=True)

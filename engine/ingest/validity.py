@@ -7,6 +7,7 @@ from dataclasses import replace
 from engine.errors import RookeryError
 from engine.ingest.batch import JudgedBatch
 from engine.ingest.values.staging import StageSchema
+from engine.settings import Settings
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Warehouse
 
@@ -17,10 +18,9 @@ FULL_CHECK_BATCHES = 200
 class Validity:
     """Checks staged batches, and remembers which schemas receive unusual values. Safe for threads."""
 
-    def __init__(self, warehouse: Warehouse, memory: int) -> None:
-        """`memory` is the most that a check may take, in bytes: what the INSERT of the rows may take."""
+    def __init__(self, warehouse: Warehouse, settings: Settings) -> None:
         self._warehouse = warehouse
-        self._limits = {"max_memory_usage": memory}
+        self._settings = settings
         # By stage schema: how many batches still skip the fast checks. No lock is needed, because a lost update only
         # costs one check.
         self._fast_checks_skipped: dict[str, int] = {}
@@ -46,13 +46,15 @@ class Validity:
 
     def is_valid(self, batch: JudgedBatch) -> bool:
         """Whether all staged rows pass the batch's checks and none of their values throws."""
+        # As much as the INSERT of the rows may take.
+        memory = self._settings.commit_memory_of(len(batch.staged.schema.source.columns))
         try:
             result = self._warehouse.query(
                 # `ignore` evaluates the values without returning them.
                 f"SELECT countIf(NOT ({batch.condition})), sum(ignore({batch.projection.sql})) "
                 f"FROM {batch.staged.table.sql()}",
                 None,
-                self._limits,
+                {"max_memory_usage": memory},
             )
         except RookeryError as exc:
             if is_transient(exc):

@@ -67,7 +67,7 @@ class BatchWriter:
         self._recorder = Recorder(workspace, receipts)
         self._committer = Committer(workspace)
         self._reader = StageReader(workspace)
-        self._validity = Validity(workspace.warehouse, workspace.settings.commit_memory)
+        self._validity = Validity(workspace.warehouse, workspace.settings)
 
     def complete_uncertain(self, datasource: str) -> None:
         """Complete unfinished work of earlier batches. Raises RK5013 or RK6008 if that is not possible now."""
@@ -164,7 +164,7 @@ class BatchWriter:
                 if not is_caused_by_rows(exc) or is_view_failure(exc):
                     raise
                 if batch.inspected:
-                    raise self._error_of_inspected(exc) from exc
+                    raise self._error_of_inspected(exc, batch) from exc
                 if (fully_checked := self._validity.with_full_checks(batch)) is not None:
                     batch = fully_checked
                 else:
@@ -175,9 +175,12 @@ class BatchWriter:
         slices = batch.staged.slices
         return {id(s.append): _result(batch, n, by_key, delivery) for n, s in enumerate(slices)}
 
-    def _error_of_inspected(self, exc: RookeryError) -> RookeryError:
+    def _error_of_inspected(self, exc: RookeryError, batch: JudgedBatch) -> RookeryError:
         """The error for the sender of rows of which none is bad, but which cannot be stored together."""
-        return too_large(exc, self._workspace.settings.commit_memory) if exceeds_own_memory(exc) else exc
+        if not exceeds_own_memory(exc):
+            return exc
+        columns = batch.staged.schema.source.columns
+        return too_large(exc, self._workspace.settings.commit_memory_of(len(columns)))
 
     def _has_purged_tenants(self, batch: StagedBatch) -> bool:
         """Whether the batch has rows of purged tenants, which an inspection rejects."""

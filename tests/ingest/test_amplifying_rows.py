@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.ingest.batch import AppendResult
+from engine.settings import COLUMN_BUFFER_BYTES
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, results
 from tests.support.in_process import Rookery, open_rookery
@@ -80,7 +81,8 @@ def test_a_row_that_takes_too_much_memory_is_quarantined(rookery: Rookery, name:
     assert (result.rows, result.quarantined) == (2, 1)
     ((row, reasons),) = rookery.rows(f"SELECT c__row, c__error FROM main.{name}_quarantine")
     assert row == 1
-    assert f"more than {4 * LIMIT:,} bytes of memory" in reasons[0]
+    columns = len(rookery.workspace.current.build.datasources[name].columns)
+    assert f"more than {4 * LIMIT + columns * COLUMN_BUFFER_BYTES:,} bytes of memory" in reasons[0]
     assert rookery.rows(f"SELECT count() FROM main.{name}") == [(2,)]
     rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
     rookery.run(f"TRUNCATE TABLE main.{name}")
