@@ -15,7 +15,7 @@ from engine.ingest.values.json_paths import stage_nested
 from engine.ingest.values.staged_paths import stage_array_values, stage_collected_values, stage_verbatim_text
 from engine.ingest.values.staging_mode import StagingMode, is_nested_text
 from engine.ingest.values.staging_rules import ColumnRules, StagedColumn, WideType
-from engine.ingest.values.wide_types import NULLABLE, typed_default, unwrapped, wide_type_of
+from engine.ingest.values.wide_types import NULLABLE, unwrapped, wide_type_of
 from engine.project.datasource import Column, Datasource
 from engine.schema import literal, quote
 from engine.tenant_ids import integer_bounds
@@ -106,13 +106,13 @@ class ColumnStager:
         if wide.check is None:
             stored = value if read == value else f"CAST({read} AS {column.type})"
             rules = ColumnRules(extra or None, stored)
-            default = column.default if column.required else typed_default(type, column.default, wide)
+            default = column.default if column.required else _typed_default(type, column.default, wide)
             return StagedColumn(column.name, name, staging_type, default, value, rules, key=key)
         converted = wide.convert(read) if wide.convert else read
         unchanged = converted == value and staging_type == column.type
         stored = converted if unchanged else f"CAST({converted} AS {column.type})"
         fast = fast_checks_of(type, wide.staging_type)
-        default = "" if column.required else typed_default(type, column.default, wide)
+        default = "" if column.required else _typed_default(type, column.default, wide)
         full_rules = ColumnRules(f"({extra} AND {wide.check(read)})" if extra else wide.check(read), stored)
         fast_rules = _with_extra(fast.rules_for(read, column.type, stored), extra) if fast else None
         return StagedColumn(column.name, name, staging_type, default, value, full_rules, fast_rules, key=key)
@@ -174,3 +174,16 @@ def _contains_columns(source: Datasource, column: Column) -> bool:
     if column.name == source.tenant_column or parse_type(column.type).kind != "String":
         return False
     return any(len(c.steps) > len(steps) and c.steps[: len(steps)] == steps for c in source.columns)
+
+
+def _typed_default(type: Type, default: str, wide: WideType) -> str:
+    """Return the DEFAULT of the stage's column as SQL, empty if the staging type's own default is correct."""
+    if not default:
+        if type.nullable or not wide.has_invalid_default:
+            return ""
+        value = f"defaultValueOfTypeName({literal(type.text)})"
+    elif wide.has_invalid_default or wide.restage:
+        value = f"CAST({default} AS {type.text})"
+    else:
+        return default
+    return f"CAST({wide.restage(value) if wide.restage else value} AS {wide.staging_type})"

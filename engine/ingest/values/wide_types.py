@@ -390,16 +390,3 @@ def _midnight(kind: str) -> WideType:
         lambda v: f"toDate32({v})",
         restage=str,
     )
-
-
-def typed_default(type: Type, default: str, wide: WideType) -> str:
-    """Return the DEFAULT of the stage's column as SQL, empty if the staging type's own default is correct."""
-    if not default:
-        if type.nullable or not wide.has_invalid_default:
-            return ""
-        value = f"defaultValueOfTypeName({literal(type.text)})"
-    elif wide.has_invalid_default or wide.restage:
-        value = f"CAST({default} AS {type.text})"
-    else:
-        return default
-    return f"CAST({wide.restage(value) if wide.restage else value} AS {wide.staging_type})"
