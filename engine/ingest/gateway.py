@@ -144,7 +144,9 @@ class Gateway:
                     require_same_body(first.digest, append.digest)
                     return _future_of_retry(first.future)
             # Done with the same lock as the check above, so that `close` waits for every accepted append.
-            queue = self._queues.setdefault(append.datasource, IngestQueue())
+            queue = self._queues.get(append.datasource)
+            if queue is None:
+                queue = self._queues[append.datasource] = IngestQueue()
             queue.add(append)
             if queue.may_start(append):
                 self._start_batch(queue)

@@ -32,7 +32,7 @@ class _Check:
     changed: int = 0
     """Modification time of the directory in nanoseconds; 0 if it must be checked again in any case."""
     known: set[str] = field(default_factory=set)
-    """Names of the parts that were checked."""
+    """All names in the directory, without those of damaged parts."""
     newest: int = 0
     """Highest block number in a part."""
 
@@ -51,7 +51,7 @@ class NewParts:
         for directory in directories:
             if again or directory not in self._checks:
                 try:
-                    names = _parts(directory)
+                    names = _names(directory)
                 except OSError:
                     continue
                 self._checks[directory] = _Check(0, names, _newest(names))
@@ -70,18 +70,19 @@ class NewParts:
                 changed = path.stat().st_mtime_ns
                 if last is not None and changed == last.changed:
                     continue
-                names = _parts(directory)
-                if last is not None:
-                    fresh = names - last.known
-                else:
-                    fresh = {n for n in names if (path / n).stat().st_mtime >= self._began}
+                # Only new names are examined: a busy table has thousands of parts that merges have replaced.
+                names = _names(directory)
+                fresh = _parts(names if last is None else names - last.known)
+                if last is None:
+                    fresh = {n for n in fresh if (path / n).stat().st_mtime >= self._began}
             except OSError:
                 # A merge has removed a part in the meantime. The next call checks the directory.
                 continue
             damaged = {n: reason for n in sorted(fresh) if (reason := self._damage(path, n, last)) is not None}
             result += [DamagedPart(table, name, reason) for name, reason in damaged.items()]
             names -= damaged.keys()
-            self._checks[directory] = _Check(0 if damaged else changed, names, _newest(names))
+            newest = _newest(names) if last is None else max(last.newest, _newest(fresh - damaged.keys()))
+            self._checks[directory] = _Check(0 if damaged else changed, names, newest)
         return result
 
     def _damage(self, table: Path, name: str, last: _Check | None) -> str | None:
@@ -102,7 +103,7 @@ def damaged_inserts(table: Path, after: int) -> list[str]:
     """Parts in a table's directory that an insert has stored after a block, and that are damaged or not logged."""
     return sorted(
         name
-        for name in _parts(str(table))
+        for name in _parts(_names(str(table)))
         if (part := Part.of(name)) is not None
         and part.first == part.last > after
         and part.level <= 1
@@ -118,12 +119,17 @@ def broken_inserts(table: Path, after: int) -> list[str]:
     return sorted(name for name, part in parts if part is not None and part.first > after)
 
 
-def _parts(directory: str) -> set[str]:
-    with os.scandir(directory) as entries:
-        return {e.name for e in entries if e.name.count("_") >= 3 and not e.name.startswith(_OTHERS)}
+def _names(directory: str) -> set[str]:
+    # As text, because paths for thousands of names would take milliseconds.
+    return set(os.listdir(directory))  # noqa: PTH208
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    """The names of parts among the names in a table's directory."""
+    return {name for name in names if name.count("_") >= 3 and not name.startswith(_OTHERS)}
 
 
 def _newest(names: Iterable[str]) -> int:
-    """The highest block number in parts with these names."""
-    parts = (Part.of(name) for name in names)
+    """The highest block number in the parts among these names."""
+    parts = (Part.of(name) for name in _parts(names))
     return max((part.last for part in parts if part is not None), default=0)

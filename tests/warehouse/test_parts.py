@@ -13,6 +13,7 @@ from engine.schema import Name
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.errors import EngineError, is_transient
 from engine.warehouse.new_parts import NewParts
+from engine.warehouse.part_names import Part
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import WarehouseOptions
 
@@ -75,3 +76,26 @@ def test_an_unreadable_part_is_a_retryable_error(tmp_path: Path, monkeypatch: py
         assert caught.value.headers.get("Retry-After")
     finally:
         warehouse.close()
+
+
+def test_only_new_names_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine keeps thousands of parts that merges have replaced, and every insert examines the directory."""
+    parsed: list[str] = []
+    parse = Part.of
+
+    def counted(name: str) -> Part | None:
+        parsed.append(name)
+        return parse(name)
+
+    for number in range(50):
+        (tmp_path / f"all_{number}_{number}_0").mkdir()
+    parts = NewParts(logs=False)
+    parts.note([str(tmp_path)])
+    monkeypatch.setattr(Part, "of", counted)
+    (tmp_path / "tmp_insert_all_50_50_0").mkdir()
+    (tmp_path / "all_50_50_0").mkdir()
+    (damaged,) = parts.damaged_parts([(TABLE, str(tmp_path))])
+    assert damaged.part == "all_50_50_0"
+    (tmp_path / "all_51_51_0").mkdir()
+    assert [d.part for d in parts.damaged_parts([(TABLE, str(tmp_path))])] == ["all_50_50_0", "all_51_51_0"]
+    assert set(parsed) <= {"all_50_50_0", "all_51_51_0"}
