@@ -21,6 +21,9 @@ GATHER_SECONDS = 0.05
 MAX_WAITING_LINES = 50_000
 """Maximum number of these lines; if writing is slower than requests arrive, further ones are dropped and counted."""
 
+REQUEST_LEVEL = "info"
+"""The level of the lines of the access log."""
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -43,6 +46,7 @@ class Sink:
 
     def __init__(self, destinations: Sequence[Destination]) -> None:
         self._destinations = destinations
+        self._takes_requests = any(d.takes(REQUEST_LEVEL) for d in destinations)
         self._waiting: deque[RequestRecord] = deque()
         self._wakes = threading.Event()
         self._writing = threading.RLock()
@@ -61,6 +65,8 @@ class Sink:
 
     def request(self, record: RequestRecord) -> None:
         """Write the line of a request soon. The record must not change after this call."""
+        if not self._takes_requests:
+            return
         if len(self._waiting) >= MAX_WAITING_LINES:
             metrics.LOG_LINES_DROPPED.inc()
             return
@@ -99,7 +105,7 @@ class Sink:
 def _request_event(record: RequestRecord) -> dict[str, Any]:
     moment = datetime.fromtimestamp(record.moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields = {name: redact(v) if isinstance(v, str) else v for name, v in record.line().items()}
-    return {"timestamp": moment, "level": "info", "event": "request", **log_lines.shortened(fields)}
+    return {"timestamp": moment, "level": REQUEST_LEVEL, "event": "request", **log_lines.shortened(fields)}
 
 
 def standard_error(level: str, *, as_json: bool) -> Destination:
