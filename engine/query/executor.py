@@ -35,7 +35,7 @@ from engine.query import authorize
 from engine.query.all_tenants import is_unchanged, with_stable_tenants
 from engine.query.arguments import Arguments
 from engine.query.errors import OWN_CODES, add_quotes_hint, error_for_caller
-from engine.query.failing_constants import MAX_SHOWN_CHARACTERS, error_number, failing_constant
+from engine.query.failing_constants import MAX_SHOWN_CHARACTERS, failing_constant
 from engine.query.limits import InFlight, Rates, SharedLimit
 from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
@@ -170,8 +170,7 @@ class Queries:
         cause, verifier = exc.__cause__, self._workspace.current.build.composer.verifier
         if not isinstance(cause, EngineError) or cause.engine_code is None or "{{" in text or "{%" in text:
             return None
-        parser = verifier.parser.uncached
-        settings = self._workspace.settings
+        parser, settings = verifier.parser.uncached, self._workspace.settings
         limits = limit_settings(
             seconds=CONSTANT_SECONDS, memory=settings.max_memory, total_memory=settings.total_memory, rows=1
         )
@@ -185,7 +184,11 @@ class Queries:
             statement = Statement(
                 sql_of(call), {}, limits | SMALL_BLOCKS, AD_HOC_TAG, owner=request.claims.caller, is_sent=True
             )
-            return error_number(self._workspace.warehouse.stream(statement, Format.NDJSON))
+            try:
+                self._started(request, statement, Format.NDJSON).close()
+            except EngineError as exc:
+                return exc.engine_code
+            return None
 
         verified = _verified(verifier, text, names, request.claims)
         call = failing_constant(parser.parse(verified.canonical)[0], fails_with, cause.engine_code)
@@ -296,13 +299,17 @@ class Queries:
     def _open(self, execution: Execution, statement: Statement) -> QueryResult:
         """Start a statement and read ahead. Raises the engine's errors unchanged."""
         request = execution.request
+        if request.trace is not None:
+            request.trace.opened(statement, execution.snapshot, execution.scope.tenant)
+        return self._started(request, statement, request.format)
+
+    def _started(self, request: QueryRequest, statement: Statement, format: Format) -> QueryResult:
+        """Start any statement of a request, under the request's ticket: it ends when the client disconnects."""
         # The client may have disconnected while the query waited or was composed.
         if request.ticket.cancelled:
             raise RookeryError(CANCELLED, "the query was cancelled")
-        if request.trace is not None:
-            request.trace.opened(statement, execution.snapshot, execution.scope.tenant)
-        stream: Stream = self._workspace.warehouse.stream(replace(statement, id=request.ticket.id), request.format)
-        if request.format is Format.JSON:
+        stream: Stream = self._workspace.warehouse.stream(replace(statement, id=request.ticket.id), format)
+        if format is Format.JSON:
             stream = ClosingStatistics(stream, show_read_rows=request.claims.reads_all)
         return QueryResult(stream, partial(self.running.watch, request.ticket))
 

@@ -8,12 +8,8 @@ evaluated in statements without tables. What they show depends on nothing but th
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 
-from engine.errors import RookeryError
 from engine.sql.tree import Node, members
-from engine.warehouse.errors import EngineError
-from engine.warehouse.port import Stream
 
 MAX_CALLS = 4
 """Calls that are evaluated at most, from the inside to the outside."""
@@ -29,17 +25,6 @@ def failing_constant(tree: Node, fails_with: Callable[[Node], int | None], code:
     calls: list[Node] = []
     _add_calls(tree, calls)
     return next((call for call in calls[:MAX_CALLS] if fails_with(call) == code), None)
-
-
-def error_number(result: Stream) -> int | None:
-    """The engine's number of the error with which a query fails; None without one."""
-    try:
-        with closing(result):
-            for _ in result:
-                pass
-    except RookeryError as exc:
-        return exc.engine_code if isinstance(exc, EngineError) else None
-    return None
 
 
 def _add_calls(node: object, calls: list[Node]) -> bool:

@@ -137,7 +137,8 @@ def _query_name(statement: Statement) -> Mapping[str, str]:
 def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[bytes]:
     """Stream a document, framed here around the engine's blocks of rows."""
     started = time.monotonic()
-    sql = with_settings(statement.sql, {**statement.settings, **_query_name(statement)})
+    settings = {**statement.settings, **_query_name(statement)}
+    sql = with_settings(statement.sql, settings)
     parameters = used_bindings(sql, statement.bindings)
     totals = {"rows_read": 0, "bytes_read": 0}
 
@@ -156,11 +157,14 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
     if format is Format.BARE_CSV:
         return data("CSV")
     if format is Format.PARQUET:
-        empty = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", statement.settings)
+        empty = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", settings)
         return framing.parquet_document(
             lambda: handle.read_output(empty, "Parquet", parameters).data, data("Parquet")
         )
-    described = handle.read_output(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters).data
+    # It may evaluate scalar subqueries. Its own rows are the columns, which the limits of the result do not count.
+    limits = {name: value for name, value in settings.items() if not name.startswith("max_result_")}
+    describe = with_settings(f"DESCRIBE TABLE ({statement.sql}\n)", limits)
+    described = handle.read_output(describe, "JSONCompact", parameters).data
     columns = [(str(row[0]), str(row[1])) for row in orjson.loads(described)["data"]]
     if format is Format.CSV:
         return framing.csv_document(columns, data("CSV"))

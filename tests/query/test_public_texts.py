@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,8 @@ from engine.errors import RookeryError
 from engine.query.executor import Queries
 from engine.query.request import QueryRequest
 from engine.tokens.claims import Claims, Scope
+from engine.warehouse.handles import Block, Handle
+from engine.warehouse.port import Format
 from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """
@@ -49,3 +53,35 @@ def test_a_fault_is_named_without_values(rookery: Rookery, fault: str) -> None:
         Queries(rookery.workspace).sql(QueryRequest(claims), f"SELECT {fault} FROM events")
     assert FAULTS[fault] in raised.value.message
     assert "secret" not in raised.value.message and "777001" not in raised.value.message
+
+
+LARGE = "SELECT number, repeat('x', 100) AS text, (SELECT max(id) FROM events) AS m FROM numbers(30000)"
+
+
+@pytest.mark.parametrize(
+    "sql, format",
+    [
+        *((sql, Format.JSON) for sql in ("SELECT n FROM events", "SELECT match('a', '(') FROM events", LARGE)),
+        *((LARGE, format) for format in (Format.CSV, Format.BARE_CSV, Format.NDJSON)),
+        ("SELECT 1 AS x FROM numbers(30000)", Format.PARQUET),
+    ],
+)
+def test_statements_of_a_request_have_its_id(
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch, sql: str, format: Format
+) -> None:
+    """Otherwise they would run on when the client leaves."""
+    ran: list[str] = []
+    for name in ("read_output", "blocks"):
+        run = getattr(Handle, name)
+
+        def recorded(handle: Handle, text: str, *more: Any, run: Any = run) -> Block | Iterator[Block]:
+            ran.append(text)
+            return run(handle, text, *more)
+
+        monkeypatch.setattr(Handle, name, recorded)
+    request = QueryRequest(Claims("a test", (Scope("DATASOURCES:READ", "events"),), tenant="1"), format=format)
+    with suppress(RookeryError), closing(Queries(rookery.workspace).sql(request, sql)) as result:
+        while result.next_chunk() is not None:
+            pass
+    assert ran
+    assert [text for text in ran if f"log_comment = '{request.ticket.id}'" not in text] == []
