@@ -25,6 +25,8 @@ class ReaderQueue:
         self._readers = self._free = readers
         self._share, self._max_queries = share, max_queries
         self._timeout_seconds = timeout_seconds
+        # The seconds for which a client may keep a reader that others wait for. They get it before they give up.
+        self.patience = timeout_seconds / 2
         self._running: dict[Hashable, int] = {}
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[bool]]] = OrderedDict()
 
@@ -32,6 +34,10 @@ class ReaderQueue:
         """Readers in use, and queries that wait for one."""
         waiting = sum(len(queue) for queue in self._waiting.values())
         return Usage(self._readers, self._readers - self._free, waiting)
+
+    def is_wanted(self, caller: Hashable) -> bool:
+        """Whether another caller waits because no reader is free."""
+        return any(c != caller and self._running.get(c, 0) < self._share for c in self._waiting)
 
     async def enter(self, caller: Hashable) -> None:
         """Get a reader, waiting for it if necessary. Call `leave` when the query has ended.

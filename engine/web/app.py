@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -48,6 +49,7 @@ from engine.web.events import PATH, Events, EventsFastPath
 from engine.web.future_bridge import FutureBridge
 from engine.web.request_log import LoggedRequests, RequestLog, paths_by_endpoint
 from engine.web.services import Services
+from engine.web.streaming import UnsentMemory
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.web")
@@ -103,7 +105,8 @@ def _services(workspace: Workspace) -> Services:
         # Streams already hold database handles. With a separate limiter, they never wait for a thread behind requests
         # that wait for a handle.
         streams=anyio.CapacityLimiter(settings.readers),
-        replacing=anyio.Lock(),
+        unsent=UnsentMemory(),
+        replacing=WeakValueDictionary(),
         appended=FutureBridge(asyncio.get_running_loop()),
         reader_queue=ReaderQueue(
             settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout

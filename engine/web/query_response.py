@@ -20,7 +20,7 @@ from engine.query.result import QueryResult
 from engine.query.running import Ticket
 from engine.web.known_fields import ignored_header
 from engine.web.services import Services, services_of
-from engine.web.streaming import CONTENT_TYPES, Release, StreamedResponse
+from engine.web.streaming import CONTENT_TYPES, Reader, StreamedResponse
 
 T = TypeVar("T")
 
@@ -47,25 +47,25 @@ async def respond(
 ) -> Response:
     """The response to a query. `suffix` is the format's key in CONTENT_TYPES.
 
-    The caller's reader is returned after the last byte. Raises RK4010 and RK6003 when none becomes free.
+    The caller's reader is returned when the whole result was read. Raises RK4010 and RK6003 when none becomes free.
     """
     services, caller = services_of(request), query.claims.caller
     await services.reader_queue.enter(caller)
-    leave = partial(services.reader_queue.leave, caller)
     try:
         result = await run_watched(request, services, query.ticket, partial(run, query))
     except BaseException:
         # Done even if the client has disconnected and the task is cancelled, because the reader must be returned.
-        leave()
+        services.reader_queue.leave(caller)
         raise
     response: Response
     # The whole result is in memory, and its handle has already been returned, so the next query may start.
     if result.complete:
-        leave()
+        services.reader_queue.leave(caller)
         response = Response(result.head, media_type=None, headers={"content-type": CONTENT_TYPES[suffix]})
     else:
-        release = Release(leave, partial(services.queries.running.cancel, query.ticket))
-        response = StreamedResponse(result, CONTENT_TYPES[suffix], services.streams, release)
+        cancel = partial(services.queries.running.cancel, query.ticket)
+        reader = Reader(caller, services.reader_queue, services.unsent, services.streams, cancel)
+        response = StreamedResponse(result, CONTENT_TYPES[suffix], reader)
     response.headers["server-timing"] = query.timer.header()
     response.headers.update(ignored_header(result.ignored))
     return response

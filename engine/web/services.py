@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import anyio
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from engine.ingest.gateway import Gateway
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.web.future_bridge import FutureBridge
+from engine.web.streaming import UnsentMemory
 from engine.workspace.workspace import Workspace
 
 
@@ -32,8 +34,10 @@ class Services:
     """Limits the threads that run control work. It is separate, so that queries cannot delay this work."""
     streams: anyio.CapacityLimiter
     """Limits the threads that read from started queries."""
-    replacing: anyio.Lock
-    """Held while the rows of a datasource are replaced: one replacement at a time."""
+    unsent: UnsentMemory
+    """The memory for results that wait for their clients."""
+    replacing: WeakValueDictionary[str, anyio.Lock]
+    """A lock for each datasource whose rows are replaced, held while the new rows arrive."""
     appended: FutureBridge
     """Passes the results of appends from threads to the event loop."""
     reader_queue: ReaderQueue

@@ -121,10 +121,11 @@ class Upload:
 
     async def replace(self, request: Request) -> dict[str, Any]:
         """Replace all rows of the datasource with the request's; after an error the old rows are still there."""
-        workspace, limiter = self._services.workspace, self._services.limiter
+        workspace, limiter = self._services.workspace, self._services.control
         replacement = await anyio.to_thread.run_sync(Replacement, workspace, self._writer.datasource, limiter=limiter)
-        # Only one at a time: two replacements of one datasource would fill and drop the same new table.
-        async with self._services.replacing:
+        # Two replacements of one datasource at a time would fill and drop the same new table.
+        turn = self._services.replacing.setdefault(self._writer.datasource, anyio.Lock())
+        async with turn:
             await anyio.to_thread.run_sync(replacement.begin, limiter=limiter)
             self._target = replacement.name
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -208,6 +209,23 @@ def test_invalid_requests_are_refused(server: Server, send: Send) -> None:
     refused(server.post("/v0/datasources?name=events", content="x"), 403, "RK4001")
     token = server.mint("DATASOURCES:READ:events", tenant="1")
     refused(server.post("/v0/datasources?name=events", token, content="tenant_id\n1"), 403, "RK4003")
+
+
+def test_a_slow_replacement_delays_no_other_datasource(server: Server) -> None:
+    address = httpx.URL(server.url)
+    head = (
+        "POST /v0/datasources?mode=replace&name=prices&format=csv HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"
+        f"expect: 100-continue\r\nauthorization: Bearer {server.admin_token}\r\n\r\n"
+    )
+    with socket.create_connection((address.host, address.port or 0), timeout=30) as slow:
+        slow.sendall(head.encode())
+        assert b" 100 " in slow.recv(100), "the server waits for the body"
+        given = {"mode": "replace", "name": "payroll", "format": "csv"}
+        rows = "employee_secret_column\nsalary-4711\n"
+        assert server.post("/v0/datasources", server.admin_token, params=given, content=rows).json()["rows"] == 1
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
 
 
 @pytest.mark.proves("D11")

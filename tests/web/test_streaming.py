@@ -27,6 +27,7 @@ from engine.query.running import Ticket
 from engine.web.control import Report, progress_lines
 from engine.web.query_response import run_watched
 from engine.web.services import Services
+from engine.web.streaming import UnsentMemory
 from tests.support.server import Server, running
 from tests.web.responses import data, refused
 
@@ -142,6 +143,15 @@ def test_a_slow_reader_does_not_delay_others(narrow: Server, token: str) -> None
         connection.recv(1000)
         for _ in range(5):
             assert patient(narrow, token)
+
+
+def test_the_memory_for_unsent_results_is_shared() -> None:
+    memory = UnsentMemory(limit=1000)
+    fitting = {caller: sum(memory.take(10, caller) for _ in range(100)) for caller in "abc"}
+    assert fitting == {"a": 50, "b": 25, "c": 12}
+    for caller, chunks in fitting.items():
+        memory.give_back(10 * chunks, caller)
+    assert memory == UnsentMemory(limit=1000)
 
 
 def test_responses_that_wait_for_progress_occupy_no_threads() -> None:

@@ -37,6 +37,12 @@ nodes:
 endpoint: {limits: {max_seconds: 100}}
 """,
     "pipes/short.yaml": "nodes: [{name: short_node, sql: SELECT 1 AS x}]\nendpoint: {}\n",
+    # More than the system keeps of a connection, and little enough that four of them are read ahead.
+    "pipes/some.yaml": """
+nodes:
+  - {name: some_node, sql: "SELECT number, repeat('x', 1000) AS x FROM numbers(10000)"}
+endpoint: {limits: {max_seconds: 100}}
+""",
     # One row, for which one function takes many seconds, without looking at the clock.
     "pipes/endless.yaml": """
 nodes:
@@ -58,7 +64,7 @@ nodes:
 endpoint: {limits: {max_seconds: 100}}
 """,
 }
-PIPES = ("long", "many", "short", "endless", "hashes", "hungry")
+PIPES = ("long", "many", "some", "short", "endless", "hashes", "hungry")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.push(FILES)
         server.tenant("1")
         server.tenant("2")
+        server.tenant("3")
         yield server
 
 
@@ -104,6 +111,39 @@ def test_one_tenant_leaves_readers_to_others_and_returns_them_on_disconnect(serv
             return
         refused(answer, 429, "RK4010")
     raise AssertionError("queries of disconnected clients are still running")
+
+
+@contextmanager
+def all_readers_asked(server: Server, pipe: str) -> Iterator[list[socket.socket]]:
+    """Responses for two tenants, as many as there are readers, of which only the first bytes were read."""
+    mine, other = token(server, "1"), token(server, "2")
+    with asked(server, mine, pipe, READERS - 1) as calls, asked(server, other, pipe, 1) as more:
+        for call in (*calls, *more):
+            assert call.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"
+        yield [*calls, *more]
+
+
+def test_results_that_fit_into_memory_hold_no_reader(server: Server) -> None:
+    with all_readers_asked(server, "some.ndjson") as calls:
+        assert data(server.get("/v0/pipes/short.json", token(server, "3"))) == [{"x": 1}]
+        for call in calls:
+            received = b""
+            while not received.endswith(b"\r\n0\r\n\r\n"):
+                received += (piece := call.recv(1 << 20))
+                assert piece, "it is incomplete"
+            assert received.count(b'"number"') == 10_000
+
+
+def test_clients_that_do_not_read_lose_their_readers_to_others(server: Server) -> None:
+    with all_readers_asked(server, "many.ndjson"):
+        # They may wait longer than the others do.
+        for _ in range(10):
+            answer = server.get("/v0/pipes/short.json", token(server, "3"))
+            if answer.status_code == 200:
+                break
+            refused(answer, 503, "RK6003")
+        assert data(answer) == [{"x": 1}]
+        assert "the reader of a slow client" in server.log()
 
 
 def test_the_memory_of_all_queries_is_limited(server: Server) -> None:
