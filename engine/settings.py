@@ -133,6 +133,11 @@ class Settings(BaseModel):
         ge=0,
         description="Maximum memory to parse all batches, in bytes; 0 means a quarter of the machine's memory.",
     )
+    max_backfill_memory: int = Field(
+        0,
+        ge=0,
+        description="Maximum memory to deliver a range of history, in bytes; 0 means at least 1 GiB (see Limits).",
+    )
     min_free: int | None = Field(
         None,
         ge=0,
@@ -280,23 +285,27 @@ class Settings(BaseModel):
         """Maximum memory to parse one batch of rows, in bytes."""
         return min(self.max_insert_memory or min(1024 * MIB, self.total_insert_memory // 4), self.total_insert_memory)
 
-    @property
-    def commit_memory(self) -> int:
-        """Maximum memory to store one batch of rows that were read, in bytes."""
-        return max(COMMIT_MEMORY_FACTOR * self.insert_memory, MIN_COMMIT_MEMORY_BYTES)
+    def commit_memory(self, columns: int = 0) -> int:
+        """Maximum memory to store one batch of rows that were read, with the buffers of columns, in bytes."""
+        return self._with_buffers(max(COMMIT_MEMORY_FACTOR * self.insert_memory, MIN_COMMIT_MEMORY_BYTES), columns)
 
-    @property
-    def delivery_memory(self) -> int:
+    def delivery_memory(self, columns: int = 0) -> int:
         """Maximum memory to deliver stored rows to a tenant, in bytes. One delivery may have several batches."""
-        return max(self.commit_memory, self.total_insert_memory)
+        return max(self.commit_memory(columns), self._with_buffers(self.total_insert_memory, columns))
 
-    def commit_memory_of(self, columns: int) -> int:
-        """The same as `commit_memory`, with the buffers of a datasource's columns."""
-        return self.commit_memory + columns * COLUMN_BUFFER_BYTES
+    def _with_buffers(self, memory: int, columns: int) -> int:
+        buffers = columns * COLUMN_BUFFER_BYTES
+        if self.clickhouse_url is None:
+            # The embedded engine refuses every statement when the machine's memory is short, and such an error does
+            # not show that a row takes too much. So a statement must reach its own limit first.
+            buffers = min(buffers, max(0, _machine_memory() // 2 - memory))
+        return memory + buffers
 
-    def delivery_memory_of(self, columns: int) -> int:
-        """The same as `delivery_memory`, with the buffers of a datasource's columns."""
-        return self.delivery_memory + columns * COLUMN_BUFFER_BYTES
+    @property
+    def backfill_memory(self) -> int:
+        """Maximum memory of a statement that delivers history, in bytes; 0 for the limit of the ClickHouse user."""
+        default = max(self.delivery_memory(), 1024 * MIB) if self.clickhouse_url is None else 0
+        return self.max_backfill_memory or default
 
     @property
     def reader_share(self) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from engine.errors import STILL_FAILING, RookeryError
-from engine.fanout.failing_tenants import find_failure
+from engine.fanout.failing_tenants import find_failure_on_history
+from engine.plan.backfill_delivery import MORE_MEMORY
 from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan
-from engine.warehouse.errors import sentence
+from engine.warehouse.errors import exceeds_own_memory, sentence
 from engine.workspace.workspace import Workspace
 
 
@@ -23,13 +24,20 @@ def rehearse(workspace: Workspace, plan: Plan) -> None:
         return
     for step in plan.steps:
         if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
-            reason = find_failure(workspace, step.view, target=targets.get(step.view.target))
-            if reason is not None:
-                failing = f"`{step.view.name}` would fail on existing rows, so nothing was changed"
-                raise RookeryError(
-                    STILL_FAILING,
-                    f"{failing}: {sentence(reason)}",
-                    hint="change the pipe so that it accepts these rows",
-                    detail=reason,
-                    public=failing,
-                )
+            exc = find_failure_on_history(workspace, step.view, targets.get(step.view.target))
+            if exc is not None:
+                raise _refusal(step, exc) from exc
+
+
+def _refusal(step: CreateView, exc: RookeryError) -> RookeryError:
+    """RK3012 for a view whose query fails on existing rows."""
+    failing = f"`{step.view.name}` would fail on existing rows, so nothing was changed"
+    reason = exc.detail or exc.message
+    more = f"; {MORE_MEMORY}" if exceeds_own_memory(exc) else ""
+    return RookeryError(
+        STILL_FAILING,
+        f"{failing}: {sentence(reason)}",
+        hint=f"change the pipe `{step.resource}` so that it accepts these rows{more}",
+        detail=reason,
+        public=failing,
+    )

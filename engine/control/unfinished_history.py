@@ -12,7 +12,7 @@ from engine.compiler import storage
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.suspension_records import SUSPENDED_KIND
 from engine.plan.backfill import Backfill
-from engine.plan.backfill_delivery import deliver
+from engine.plan.backfill_delivery import deliver, described
 from engine.plan.progress import Progress, silent
 from engine.schema import Mark, Name
 from engine.workspace.journal import RegistryJournal
@@ -53,7 +53,7 @@ def undelivered_error(outstanding: Iterable[Backfill]) -> RookeryError | None:
 
 def _log_failure(item: Backfill, exc: RookeryError) -> None:
     """Log that a history cannot be delivered now."""
-    log.error("history waits", view=item.view, tenant=item.tenant, error=exc)
+    log.error("history waits", view=item.view, tenant=item.tenant, error=described(item, exc))
 
 
 def _classify(workspace: Workspace, outstanding: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:

@@ -118,7 +118,7 @@ class BatchCompletion:
 
     def _limits(self, columns: int) -> dict[str, int]:
         """The settings of an INSERT of this many columns."""
-        return {"max_memory_usage": self._workspace.settings.delivery_memory_of(columns)}
+        return {"max_memory_usage": self._workspace.settings.delivery_memory(columns)}
 
     def _require_finished(self, query: str) -> None:
         """Raise RK5013 while the database still runs a query whose text contains this one."""

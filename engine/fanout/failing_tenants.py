@@ -12,10 +12,12 @@ from functools import partial
 
 from engine.compiler.storage import BATCH_COLUMN
 from engine.compiler.views import in_block_range
-from engine.errors import RookeryError
+from engine.errors import ENGINE_INTERNAL, RookeryError
 from engine.fanout.handover import BatchBlocks
 from engine.fanout.shared_views import ViewFactory, shared_view
+from engine.plan.backfill import Range, block_ranges
 from engine.schema import Name, Table, View, literal, quote
+from engine.warehouse.errors import is_transient
 from engine.workspace.workspace import Workspace
 
 MAX_EXCLUDED_TENANTS = 16
@@ -28,22 +30,23 @@ EARLIER_BLOCKS = 16
 """Number of blocks before a batch on which a view is tried if it fails for all tenants of the batch."""
 TENANTS_PER_STATEMENT = 1000
 """Maximum number of tenants in the condition of one statement."""
-ALL_BLOCKS = (0, 1 << 62)
-"""The range with every block number."""
+
+
+def find_failure_on_history(workspace: Workspace, view: View, target: Table | None = None) -> RookeryError | None:
+    """The error of a view's query over the rows of its source, range by range, as a backfill reads them; None if it
+    succeeds. `target` is the table that the view will fill, if it differs from the live one.
+    """
+    ranges = block_ranges(workspace.warehouse, view.log or view.source)
+    failures = (find_failure(workspace, view, blocks, target=target) for blocks in ranges)
+    return next((exc for exc in failures if exc is not None), None)
 
 
 def find_failure(
-    workspace: Workspace,
-    view: View,
-    blocks: tuple[int, int] = ALL_BLOCKS,
-    *,
-    memory: int | None = None,
-    target: Table | None = None,
-) -> str | None:
+    workspace: Workspace, view: View, blocks: Range, *, memory: int | None = None, target: Table | None = None
+) -> RookeryError | None:
     """The error of a view's query over its source's blocks (after, upto]; None if it succeeds.
 
-    The query may take at most `memory` bytes, if given. `target` is the table that the view will fill, if it differs
-    from the live one.
+    The query may take at most `memory` bytes, if given. Raises errors that are unrelated to the rows.
     """
     types = {c.name: c.type for c in target.columns} if target is not None else _live_target(workspace, view)
     structure = ", ".join(f"{quote(n)} {t}" for n, t in types.items() if n in view.columns)
@@ -55,7 +58,10 @@ def find_failure(
     try:
         workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}", None, limits)
     except RookeryError as exc:
-        return exc.detail or exc.message
+        # The same rows may cause an internal error of the engine every time.
+        if is_transient(exc) and exc.code is not ENGINE_INTERNAL:
+            raise
+        return exc
     return None
 
 
@@ -84,7 +90,7 @@ def without_failing_tenants(
         view_of_some = make(tuple(tenants), ())
         return find_failure(workspace, view_of_some, (number - 1, number), memory=memory) is not None
 
-    limit, failing = workspace.settings.commit_memory, set[str]()
+    limit, failing = workspace.settings.commit_memory(), set[str]()
     for halvings in range(1 + MAX_HALVINGS if of_memory else 1):
         failing = failing or _bisect(partial(fails, limit >> halvings), candidates)
     if not failing or len(excluded | failing) > MAX_EXCLUDED_TENANTS:
@@ -103,7 +109,7 @@ def _succeeds_before(workspace: Workspace, view: View, block: BatchBlocks, numbe
         f"SELECT 1 FROM {Name(workspace.name, block.datasource).sql()} "
         f"WHERE _block_number > {after} AND _block_number <= {upto} LIMIT 1"
     )
-    memory = workspace.settings.commit_memory
+    memory = workspace.settings.commit_memory()
     return bool(earlier.rows) and find_failure(workspace, view, (after, upto), memory=memory) is None
 
 

@@ -70,7 +70,7 @@ class KeptBatch:
         if truncate:
             workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
         workspace.warehouse.note_parts([table])
-        limit = workspace.settings.commit_memory_of(len(self.columns))
+        limit = workspace.settings.commit_memory(len(self.columns))
         insert = ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows, max_memory_usage=limit)
         workspace.warehouse.execute(insert)
         # The engine may keep a part although writing it failed. Such rows could not be read after a restart.

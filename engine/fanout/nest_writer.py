@@ -76,14 +76,16 @@ class NestWriter:
         return nest_copies(self._workspace, self.datasource)
 
     def insert_batches(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
-        """Insert batches from their stages, or from landing if a stage no longer exists or has other columns."""
+        """Insert batches from their stages, or from landing if a stage no longer exists or has other columns, or if
+        their stages together take too much memory.
+        """
         landing = self.log()
         if not all(b.table and b.columns == landing.relation.columns for b in batches):
             return self.insert_range(log_range, choose)
         try:
             staged, present = self._staged(landing, batches, choose)
         except RookeryError as exc:
-            if is_lost_stage(exc):
+            if is_lost_stage(exc) or exceeds_own_memory(exc):
                 return self.insert_range(log_range, choose)
             raise
         encoded = is_encoded(landing.relation)
@@ -175,7 +177,7 @@ class NestWriter:
         The limit on memory is for what a view makes of the rows. If the rows themselves need more, they get it: a
         range cannot be divided once its delivery has begun.
         """
-        limit = self._workspace.settings.delivery_memory_of(len(landing.relation.columns))
+        limit = self._workspace.settings.delivery_memory(len(landing.relation.columns))
         failed, exceeding = self._insert_each(landing, log_range, dict.fromkeys(present, limit), rows)
         larger = {t: memory for t in exceeding if (memory := self._needed(landing, rows(t))) is not None}
         if not larger:
@@ -185,7 +187,7 @@ class NestWriter:
 
     def _needed(self, landing: LandingLog, rows: str) -> int | None:
         """The memory, in bytes, that a delivery of rows may take; None if that is not more than the limit."""
-        limit = self._workspace.settings.delivery_memory_of(len(landing.relation.columns))
+        limit = self._workspace.settings.delivery_memory(len(landing.relation.columns))
         needed = ROWS_MEMORY_FACTOR * landing.bytes_of(rows)
         return needed if needed > limit else None
 

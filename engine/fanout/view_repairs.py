@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from engine.compiler.build import Build
-from engine.fanout.failing_tenants import find_failure
+from engine.errors import RookeryError
+from engine.fanout.failing_tenants import find_failure, find_failure_on_history
 from engine.fanout.shared_views import ViewFactory, shared_view
 from engine.fanout.source_blocks import table_ids
 from engine.fanout.suspension_records import SUSPENDED_KIND, suspended
@@ -97,17 +98,17 @@ def still_failing(
         if not {view.source, view.target} <= tables:
             continue
         known = missed.get(view.name)
-        error = find_failure(workspace, view) if known is None else _failure_on(workspace, known)
-        if error is not None:
-            errors[view.name] = error
+        exc = find_failure_on_history(workspace, view) if known is None else _failure_on(workspace, known)
+        if exc is not None:
+            errors[view.name] = exc.detail or exc.message
     return errors
 
 
-def _failure_on(workspace: Workspace, missed: tuple[MissedBlocks, ...]) -> str | None:
+def _failure_on(workspace: Workspace, missed: tuple[MissedBlocks, ...]) -> RookeryError | None:
     """The first error of a view on the blocks that it has missed."""
     for blocks in missed:
         for after, upto in missing_ranges(workspace.warehouse, blocks):
-            error = find_failure(workspace, blocks.view, (after, upto), memory=workspace.settings.delivery_memory)
-            if error is not None:
-                return error
+            exc = find_failure(workspace, blocks.view, (after, upto), memory=workspace.settings.delivery_memory())
+            if exc is not None:
+                return exc
     return None

@@ -260,7 +260,7 @@ class Committer:
 
     def _insert_settings(self, batch: JudgedBatch) -> dict[str, int]:
         """The settings of the INSERT, from whose values an expression or a view may make any amount of data."""
-        memory = self._workspace.settings.commit_memory_of(len(batch.staged.schema.source.columns))
+        memory = self._workspace.settings.commit_memory(len(batch.staged.schema.source.columns))
         return {"max_memory_usage": memory, **(ONE_THREAD_SETTINGS if batch.staged.size <= ONE_THREAD_BYTES else {})}
 
     def _may_have_rows(self, batch: JudgedBatch, after: int | None) -> bool:

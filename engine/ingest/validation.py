@@ -49,7 +49,7 @@ class SearchLimits:
 def search_limits(workspace: Workspace, batch: StagedBatch) -> SearchLimits:
     """The limits according to the settings, for a batch's number of columns."""
     settings, columns = workspace.settings, batch.schema.source.columns
-    return SearchLimits(settings.search_rows, settings.search_tries, settings.commit_memory_of(len(columns)))
+    return SearchLimits(settings.search_rows, settings.search_tries, settings.commit_memory(len(columns)))
 
 
 @dataclass(slots=True)

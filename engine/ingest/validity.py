@@ -47,7 +47,7 @@ class Validity:
     def is_valid(self, batch: JudgedBatch) -> bool:
         """Whether all staged rows pass the batch's checks and none of their values throws."""
         # As much as the INSERT of the rows may take.
-        memory = self._settings.commit_memory_of(len(batch.staged.schema.source.columns))
+        memory = self._settings.commit_memory(len(batch.staged.schema.source.columns))
         try:
             result = self._warehouse.query(
                 # `ignore` evaluates the values without returning them.

@@ -180,7 +180,7 @@ class BatchWriter:
         if not exceeds_own_memory(exc):
             return exc
         columns = batch.staged.schema.source.columns
-        return too_large(exc, self._workspace.settings.commit_memory_of(len(columns)))
+        return too_large(exc, self._workspace.settings.commit_memory(len(columns)))
 
     def _has_purged_tenants(self, batch: StagedBatch) -> bool:
         """Whether the batch has rows of purged tenants, which an inspection rejects."""

@@ -19,6 +19,10 @@ from engine.warehouse.port import Warehouse
 
 RANGE_ROWS = 1_000_000
 """Maximum number of a source's rows in one range. A single block may have more."""
+RANGE_BYTES = 128 << 20
+"""About how many bytes a range may have, uncompressed: its rows are inserted as one block, which takes several times
+the memory.
+"""
 
 Range = tuple[int, int]
 """Block numbers of a source: all after the first, up to and including the second."""
@@ -146,7 +150,7 @@ def token_of(backfill: Backfill, block_range: Range) -> str:
 
 
 def block_ranges(warehouse: Warehouse, source: Name, *, after: int = 0, without: Collection[str] = ()) -> list[Range]:
-    """Ranges that cover the blocks of a table, each of at most RANGE_ROWS rows where blocks allow.
+    """Ranges that cover the blocks of a table, each of at most RANGE_ROWS rows and RANGE_BYTES where blocks allow.
 
     Skips blocks up to `after`, and those that were inserted under one of the tokens in `without`. Call it with the
     view lock held: otherwise a running insert may add a block below the newest one afterwards.
@@ -157,11 +161,12 @@ def block_ranges(warehouse: Warehouse, source: Name, *, after: int = 0, without:
         f"SELECT _block_number AS b, count() AS n, max({skipped}) AS p FROM {source.sql()} "
         f"WHERE _block_number > {after} GROUP BY b ORDER BY b"
     ).rows
+    most = min(RANGE_ROWS, RANGE_BYTES // _row_bytes(warehouse, source)) if blocks else 0
     ranges: list[Range] = []
     rows, last = 0, after
     for number, count, skip in blocks:
         # A range ends before a block that is skipped, because everything inside a range is delivered.
-        if rows and (skip or rows + count > RANGE_ROWS):
+        if rows and (skip or rows + count > most):
             ranges.append((after, last))
             after, rows = last, 0
         if skip:
@@ -172,3 +177,13 @@ def block_ranges(warehouse: Warehouse, source: Name, *, after: int = 0, without:
     if rows:
         ranges.append((after, last))
     return ranges
+
+
+def _row_bytes(warehouse: Warehouse, table: Name) -> int:
+    """The average size of a row, uncompressed, in bytes; at least 1."""
+    size = warehouse.query(
+        "SELECT intDiv(sum(data_uncompressed_bytes), sum(rows) + 1) FROM system.parts "
+        "WHERE active AND database = {d:String} AND table = {t:String}",
+        {"d": table.database, "t": table.name},
+    )
+    return max(1, int(size.rows[0][0]))

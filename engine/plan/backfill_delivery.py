@@ -11,6 +11,7 @@ from engine.errors import APPLY_FAILED, BUSY, RookeryError
 from engine.plan.backfill import Backfill, Journal, Range, token_of
 from engine.plan.progress import Progress, silent
 from engine.warehouse import ddl
+from engine.warehouse.errors import exceeds_own_memory
 from engine.warehouse.port import Warehouse
 
 BACKFILL_THREADS = 2
@@ -18,6 +19,9 @@ BACKFILL_THREADS = 2
 
 RANGES_PER_RECORD = 16
 """Ranges after which the record is updated: far fewer than the tokens that a target remembers."""
+
+MORE_MEMORY = "a statement may take more memory with a higher ROOKERY_MAX_BACKFILL_MEMORY"
+"""A hint for a query that takes too much memory."""
 
 OnFailure = Callable[[Backfill, RookeryError], None]
 """Called once for each backfill that fails."""
@@ -82,10 +86,11 @@ def described(backfill: Backfill, exc: BaseException) -> BaseException:
         return exc
     tenant = f" for tenant `{backfill.tenant}`" if backfill.tenant is not None else ""
     failed = f"the backfill of `{backfill.view}` failed{tenant}: "
+    more = f"; {MORE_MEMORY}" if exceeds_own_memory(exc) else ""
     return RookeryError(
         APPLY_FAILED,
         failed + exc.message,
-        hint="fix the pipe or the rows, then run the command again; delivered ranges are not repeated",
+        hint=f"fix the pipe or the rows, then run the command again; delivered ranges are not repeated{more}",
         detail=exc.detail,
         public=failed + exc.public,
     )

@@ -64,7 +64,7 @@ class EmbeddedWarehouse:
         self._directory = Directory(path or self._scratch.enter_context(scratch_directory()).path)
         self._database = options.database
         self._reader_settings: dict[str, int | str] = {}
-        self._writer_settings: dict[str, int | str] = {}
+        self._writer_settings: dict[str, int | str] = {"max_memory_usage": options.statement_memory}
         self._reader_defaults = {**limits, **buffer_limits(limits)} if limits else {}
         self._zone = ""
         self._gate = StatementGate()
@@ -257,7 +257,7 @@ class EmbeddedWarehouse:
             known = {str(row[0]) for row in handle.rows("SELECT name FROM system.settings").rows}
             version = str(handle.rows("SELECT version()").rows[0][0])
             zoned: dict[str, int | str] = {"session_timezone": self._zone}
-            self._writer_settings = {name: value for name, value in WRITER_SETTINGS.items() if name in known} | zoned
+            self._writer_settings |= {name: value for name, value in WRITER_SETTINGS.items() if name in known} | zoned
             handle.set(self._writer_settings)
         self._reader_settings = {
             name: value for name, value in {**READER_SETTINGS, **SHORT_QUERY_SETTINGS}.items() if name in known

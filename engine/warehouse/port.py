@@ -146,6 +146,8 @@ class WarehouseOptions:
     """Number of handles for inserts and DDL. A server has no limit."""
     borrow_timeout: float = 5.0
     """How long a query waits for a handle, in seconds."""
+    statement_memory: int = 0
+    """Maximum memory of a writer's statement without a limit of its own, in bytes; 0 for the engine's default."""
     zone: str | None = None
     """The time zone from the settings, if they name one."""
 

@@ -83,6 +83,8 @@ class ServerWarehouse:
             for name, value in WRITER_SETTINGS.items():
                 if name in known:
                     self._writer.set_client_setting(name, value)
+            if options.statement_memory:
+                self._writer.set_client_setting("max_memory_usage", options.statement_memory)
             self._zone = self._server_zone(options.zone)
             self._writer.set_client_setting("session_timezone", self._zone)
             self._reader = self._open_reader(url, reader or writer, options.database, known)

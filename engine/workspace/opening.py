@@ -22,6 +22,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
         readers=settings.readers,
         writers=settings.writers,
         borrow_timeout=settings.borrow_timeout,
+        statement_memory=settings.backfill_memory,
         zone=settings.timezone,
     )
     if settings.clickhouse_url is None:

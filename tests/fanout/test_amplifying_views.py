@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.control.push import PushOptions, push
+from engine.errors import RookeryError
+from engine.fanout.nest_writer import COPY_STAGE_TENANTS
+from engine.plan.backfill import block_ranges
+from engine.schema import Name
+from engine.warehouse.errors import translate
+from engine.workspace.snapshot import DeployedFile
 from tests.support.in_process import open_rookery
 
 LIMIT = 512 << 20
@@ -73,3 +81,49 @@ def test_rows_that_take_more_memory_together_than_a_delivery_may_reach_their_nes
         rookery.add("3")
         rookery.wait_until_read()
         assert rookery.rows(f"SELECT count() FROM {rookery.nest('3')}.events") == [(400,)]
+
+
+def test_a_query_that_makes_too_much_data_of_existing_rows_stops_only_its_push(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_rookery(tmp_path, max_backfill_memory=LIMIT) as rookery:
+        modest = SUMS.replace("range(n)", "range(n % 7)")
+        rookery.push({"datasources/events.yaml": "tenant: tenant_id" + COLUMNS, "pipes/sums_pipe.yaml": modest})
+        rookery.add("1", placement="pooled")
+        rows = [{"tenant_id": 1, "id": i, "n": n} for i, n in enumerate([HUGE, LARGE, LARGE])]
+        assert [rookery.append([row]).rows for row in rows] == [1, 1, 1]
+        before = rookery.rows("SELECT sum(total) FROM main.sums")
+        changed = {"sums_pipe": DeployedFile(SUMS, "pipes/sums_pipe.yaml")}
+        with pytest.raises(RookeryError) as refused:
+            push(rookery.workspace, changed, PushOptions(allow=frozenset({"sums", "sums_pipe"})))
+        hint = refused.value.hint or ""
+        assert refused.value.code.id == "RK3012" and "`sums_pipe`" in hint and "ROOKERY_MAX_BACKFILL_MEMORY" in hint
+        assert rookery.rows("SELECT sum(total) FROM main.sums") == before
+        with pytest.raises(RookeryError) as failed:
+            rookery.push({"pipes/more_pipe.yaml": SUMS.replace("target: sums", "target: more")})
+        assert failed.value.code.id == "RK3010" and "more_pipe" in failed.value.message
+        assert "ROOKERY_MAX_BACKFILL_MEMORY" in (failed.value.hint or "")
+        # Ranges have few bytes, so that the memory is enough for rows that are large themselves.
+        events = Name("main", "events")
+        assert len(block_ranges(rookery.workspace.warehouse, events)) == 1
+        monkeypatch.setattr("engine.plan.backfill.RANGE_BYTES", 60)
+        assert len(block_ranges(rookery.workspace.warehouse, events)) == 3
+
+
+def test_rows_that_take_too_much_memory_together_are_delivered_from_landing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = [str(n) for n in range(1, COPY_STAGE_TENANTS + 1)]
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": "tenant: {column: tenant_id, fanout: routed}" + COLUMNS})
+        rookery.add(*tenants)
+        execute = rookery.workspace.warehouse.execute
+
+        def short(sql: str, *args: Any, **more: Any) -> None:
+            if sql.startswith("INSERT INTO `main_stage`.`_rk_flush_events`"):
+                raise translate(RuntimeError("Code: 241. DB::Exception: Query memory limit exceeded"))
+            execute(sql, *args, **more)
+
+        monkeypatch.setattr(rookery.workspace.warehouse, "execute", short)
+        assert rookery.deliver([{"tenant_id": int(t), "id": 1, "n": 1} for t in tenants])
+        assert rookery.rows(f"SELECT count() FROM {rookery.nest('1')}.events") == [(1,)]

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from engine.errors import RookeryError
 from engine.fanout.failing_tenants import MAX_EXCLUDED_TENANTS
 from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
+from engine.warehouse.errors import translate
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import DeployedFile
 from tests.support.in_process import Rookery, open_copy, open_rookery
@@ -162,6 +164,25 @@ def test_an_empty_push_includes_tenants_whose_failing_rows_are_deleted(rookery: 
     assert _excluded(rookery) == {} and _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == set()
     assert rookery.deliver(_rows(OWN))
     assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == set()
+
+
+def test_a_shortage_excludes_no_tenant_from_a_view(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute, rows = rookery.workspace.warehouse.execute, [*_rows(["1", "2"]), *_rows(["7"], n=0)]
+
+    def short(sql: str, *args: Any, **more: Any) -> None:
+        if sql.startswith("INSERT INTO FUNCTION null"):
+            raise translate(RuntimeError("Code: 241. DB::Exception: (total) memory limit exceeded"))
+        execute(sql, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rookery.workspace.warehouse, "execute", short)
+        with pytest.raises(RookeryError) as refused:
+            rookery.append(rows)
+    assert refused.value.code.status == 503
+    assert _excluded(rookery) == {}
+    assert rookery.append(_rows(["1", "2"])).rows == 2
+    assert _excluded(rookery) == {v: ["7"] for v in ("main._rk_pooled_shares", "main._rk_all_shares")}
+    assert _lacking(rookery, "pooled") == {"7"}
 
 
 def test_a_view_that_fails_for_all_tenants_is_suspended(rookery: Rookery) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from engine.ingest.insert_memory import MIN_INSERT_BYTES, InsertMemory, max_insert_bytes
+from engine.settings import Settings
 from engine.warehouse.port import Input
 from tests.support.server import Server, running
 
@@ -80,3 +82,12 @@ def test_the_reservation_grows_with_columns_up_to_the_limit() -> None:
     assert max_insert_bytes(100, 10, Input.NDJSON, 1 << 30) < MIN_INSERT_BYTES + 10_000
     assert max_insert_bytes(8 * MIB, 500, Input.NDJSON, 1 << 30) == 1 << 30
     assert max_insert_bytes(10, 1, Input.PARQUET, 1 << 30) == 1 << 30
+
+
+def test_an_insert_reaches_its_own_limit_before_that_of_the_machine() -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    embedded = Settings(max_total_insert_memory=128 * MIB)
+    assert embedded.commit_memory(2) > embedded.commit_memory()
+    assert embedded.delivery_memory(100_000) <= machine // 2
+    # The memory of a server on another machine is unknown.
+    assert Settings(clickhouse_url="http://localhost:8123").commit_memory(100_000) > machine
