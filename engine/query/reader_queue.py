@@ -35,9 +35,13 @@ class ReaderQueue:
         waiting = sum(len(queue) for queue in self._waiting.values())
         return Usage(self._readers, self._readers - self._free, waiting)
 
+    def running(self, caller: Hashable) -> int:
+        """The readers of a caller."""
+        return self._running.get(caller, 0)
+
     def is_wanted(self, caller: Hashable) -> bool:
-        """Whether another caller waits because no reader is free."""
-        return any(c != caller and self._running.get(c, 0) < self._share for c in self._waiting)
+        """Whether a caller with fewer readers waits for one."""
+        return any(self.running(c) < self.running(caller) for c in self._waiting)
 
     async def enter(self, caller: Hashable) -> None:
         """Get a reader, waiting for it if necessary. Call `leave` when the query has ended.
@@ -46,7 +50,7 @@ class ReaderQueue:
         reader becomes free in time.
         """
         waiting = self._waiting.get(caller, ())
-        if self._running.get(caller, 0) + len(waiting) >= self._max_queries:
+        if self.running(caller) + len(waiting) >= self._max_queries:
             raise RookeryError(
                 TOO_MANY,
                 f"{self._max_queries} queries are already running",
@@ -54,7 +58,7 @@ class ReaderQueue:
                 headers=RETRY_HEADERS,
             )
         # Callers that wait have their whole share; otherwise they would have been given the free reader.
-        if not waiting and self._free and self._running.get(caller, 0) < self._share:
+        if not waiting and self._free and self.running(caller) < self._share:
             self._admit(caller)
             return
         loop = asyncio.get_running_loop()
@@ -88,7 +92,7 @@ class ReaderQueue:
         """Give free readers to waiting callers, one reader per caller and turn."""
         for caller in list(self._waiting):
             queue = self._waiting[caller]
-            while self._free and queue and self._running.get(caller, 0) < self._share:
+            while self._free and queue and self.running(caller) < self._share:
                 turn = queue.popleft()
                 if turn.done():
                     # Its query has timed out or was cancelled, and has not removed itself from the queue yet.
@@ -103,7 +107,7 @@ class ReaderQueue:
 
     def _admit(self, caller: Hashable) -> None:
         self._free -= 1
-        self._running[caller] = self._running.get(caller, 0) + 1
+        self._running[caller] = self.running(caller) + 1
 
     def _forget(self, caller: Hashable, turn: asyncio.Future[bool]) -> None:
         """Remove a turn that ended without a reader from the queue."""
@@ -115,7 +119,7 @@ class ReaderQueue:
 
     def _timeout_error(self, caller: Hashable) -> RookeryError:
         """The error for a caller that did not get a reader, depending on whose queries occupy the readers."""
-        if self._running.get(caller, 0) >= self._share:
+        if self.running(caller) >= self._share:
             message = f"you are already running your maximum of {self._share} concurrent queries"
             return RookeryError(TOO_MANY, message, hint="wait until one has finished", headers=RETRY_HEADERS)
         message = f"no reader became free within {self._timeout_seconds:g} seconds"

@@ -149,7 +149,9 @@ class EmbeddedWarehouse:
 
     def cancel(self, id: str) -> None:
         # A query on the engine's own connection cannot have an id, but the list of processes shows its settings.
-        self.execute(f"KILL QUERY WHERE Settings['log_comment'] = {literal(id)} ASYNC")
+        # It changes nothing, so it does not wait at the gate: the query may hold a reader of someone who has left.
+        with self._writers.lend() as handle:
+            handle.command(f"KILL QUERY WHERE Settings['log_comment'] = {literal(id)} ASYNC")
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         return parser.parse(self._ask, sql)

@@ -34,7 +34,7 @@ MAX_UNSENT_BYTES = 64 << 20
 SEND_BYTES = 256 << 10
 """Bytes that are handed to a connection at once. It keeps what its client does not read."""
 MIN_CLIENT_BYTES_PER_SECOND = 1 << 20
-"""A client that reads at least as fast keeps its reader, although others wait for one."""
+"""A client that reads at least as fast keeps its caller's only reader, although others wait for one."""
 CHECKS = 8
 """How often a client's patience is checked until it has run out."""
 
@@ -81,7 +81,7 @@ class StreamedResponse(Response):
     """Sends a result chunk by chunk, which threads read ahead of the client as long as there is memory.
 
     The reader is returned when the rest of the result is in memory. If it does not fit, the client has to read on:
-    while others wait for a reader, a client that reads too slowly loses its own.
+    while a caller with fewer readers waits for one, a slow client loses its own.
     """
 
     def __init__(self, result: QueryResult, media_type: str, reader: Reader) -> None:
@@ -171,7 +171,9 @@ class StreamedResponse(Response):
         self.reader.memory.give_back(counted, self.reader.caller)
         self._counted -= counted
         self._unsent -= size
-        self._patience = min(self.reader.queue.patience, self._patience + size / MIN_CLIENT_BYTES_PER_SECOND)
+        queue, regained = self.reader.queue, size / MIN_CLIENT_BYTES_PER_SECOND
+        if queue.running(self.reader.caller) == 1:
+            self._patience = min(queue.patience, self._patience + regained)
         self._progress.set()
 
     async def _return_reader(self) -> None:

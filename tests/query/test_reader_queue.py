@@ -43,6 +43,27 @@ def test_one_caller_leaves_readers_to_others() -> None:
     run_scene(scene)
 
 
+def test_a_reader_is_wanted_by_callers_with_fewer_readers() -> None:
+    async def scene() -> None:
+        turns = ReaderQueue(3, 2, 100, LONG)
+        for caller in "aab":
+            await turns.enter(caller)
+        assert not turns.is_wanted("a")
+        mine = asyncio.ensure_future(turns.enter("a"))
+        await let_tasks_run()
+        assert not turns.is_wanted("a") and not turns.is_wanted("b"), "its own share is used up"
+        more = asyncio.ensure_future(turns.enter("b"))
+        await let_tasks_run()
+        assert turns.is_wanted("a") and not turns.is_wanted("b")
+        first = asyncio.ensure_future(turns.enter("c"))
+        await let_tasks_run()
+        assert turns.is_wanted("a") and turns.is_wanted("b")
+        for waiting in (mine, more, first):
+            waiting.cancel()
+
+    run_scene(scene)
+
+
 def test_waiting_callers_take_turns() -> None:
     async def scene() -> None:
         turns, order = ReaderQueue(1, 1, 100, LONG), []

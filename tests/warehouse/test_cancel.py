@@ -40,6 +40,14 @@ def test_a_statement_is_canceled_by_its_id(warehouse: Warehouse, format: Format)
     assert [exc.code for exc in errors_raised] == [CANCELLED]
 
 
+def test_a_backup_does_not_keep_statements_from_being_canceled(warehouse: Warehouse) -> None:
+    with warehouse.frozen():
+        thread = threading.Thread(target=warehouse.cancel, args=("rk_x",))
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 def test_canceling_an_unknown_statement_is_allowed(warehouse: Warehouse) -> None:
     warehouse.cancel("rk_nothing' OR 1 = 1 --")
     assert list(warehouse.stream(Statement("SELECT 1 AS x", id="rk_x"), Format.NDJSON)) == [b'{"x":1}\n']
