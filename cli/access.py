@@ -55,19 +55,16 @@ def auth() -> None:
     Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
     """
     from cli.state_files import auth_file
-    from engine.private_files import inode, private_directory, private_file
+    from cli.trust import trust
+    from engine.private_files import private_file
 
     settings = options.loaded()
     if not settings.url or settings.token is None:
         raise RookeryError(USAGE, "auth needs --url and --token", hint="rookery auth --url URL --token TOKEN")
     with connect() as connection:
         workspace = _workspace_name(connection)
-    private_directory(settings.state_directory)
-    stored = {
-        "url": settings.url.rstrip("/"),
-        "token": settings.token.get_secret_value(),
-        "inode": inode(settings.state_directory),
-    }
+    stored = {"url": settings.url.rstrip("/"), "token": settings.token.get_secret_value()}
+    trust(auth_file(settings), stored)
     private_file(auth_file(settings), json.dumps(stored) + "\n")
     if options.json:
         output.as_json({"file": str(auth_file(settings)), "workspace": workspace})

@@ -137,14 +137,14 @@ def _access(ctx: typer.Context) -> tuple[str, str | None] | None:
     given = ctx.find_root().params
     if given.get("url"):
         return str(given["url"]), given.get("token")
-    from engine.private_files import is_own, is_written_here
+    from cli.trust import is_on_this_machine, is_trusted
+    from engine.private_files import is_own
 
     data = Path(given.get("store") or Path(".rookery") / "data")
     state = (Path(given.get("directory") or Path()) / data).parent
     stored = _read(state / "auth.json")
     if stored is not None:
-        if given.get("token") and not is_written_here(state / "auth.json", stored):
-            # As in `cli.connection`: others may have written the URL.
+        if not is_trusted(state / "auth.json", stored):
             return None
         return str(stored["url"]), given.get("token") or str(stored["token"])
     running = _read(state / "server.json")
@@ -152,7 +152,7 @@ def _access(ctx: typer.Context) -> tuple[str, str | None] | None:
     # The file of a copied directory names the server of the original, and that of another user any URL.
     if running is None or running.get("identity") != [status.st_dev, status.st_ino]:
         return None
-    if not is_own(state / "server.json"):
+    if not is_own(state / "server.json") or not is_on_this_machine(running["url"]):
         return None
     return str(running["url"]), given.get("token") or (state / "admin_token").read_text("utf-8").strip()
 

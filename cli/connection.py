@@ -19,6 +19,7 @@ import orjson
 from cli import interrupts, output
 from cli.http_client import httpx
 from cli.state_files import announced, auth_file, server_file
+from cli.trust import is_trusted
 from engine import errors
 from engine.errors import (
     DIRECTORY_BUSY,
@@ -26,13 +27,14 @@ from engine.errors import (
     NO_SERVER,
     NO_TOKEN,
     REMOTE,
+    UNTRUSTED,
     USAGE,
     Code,
     Place,
     Problems,
     RookeryError,
 )
-from engine.private_files import is_own, is_written_here, read_json
+from engine.private_files import is_own, read_json
 from engine.settings import Settings
 
 _TOKEN = re.compile(r"[!-~]+")
@@ -283,8 +285,10 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
         return settings.url, token
     stored = read_json(auth_file(settings))
     if stored is not None and "url" in stored:
-        if token is not None and not is_written_here(auth_file(settings), stored):
-            raise _not_sent(str(stored["url"]), auth_file(settings), "run `rookery auth` again")
+        if not is_trusted(auth_file(settings), stored):
+            raise _untrusted(
+                str(stored["url"]), auth_file(settings), "if it is yours: rookery auth --url URL --token TOKEN"
+            )
         return str(stored["url"]), token or str(stored.get("token", ""))
     running = announced(settings)
     if running is not None and running.here and running.url and is_running(running.url):
@@ -293,22 +297,22 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
 
 
 def _local_token(settings: Settings, url: str, token: str | None) -> str:
-    """The token for the server of this directory. Raises USAGE if the server's file may name another one."""
+    """The token for the server of this directory. Raises RK7008 if the server's file may name another one."""
     if token is None and settings.admin_token:
         token = settings.admin_token.get_secret_value()
     file, admin_file = server_file(settings), settings.admin_file
     # The admin token in the directory of another user may be a link to a secret of this one.
     if not is_own(file) and (token is not None or admin_file.stat().st_uid != file.stat().st_uid):
-        raise _not_sent(url, file, "run the command as the user of the server")
+        raise _untrusted(url, file, "run the command as the user of the server")
     return token or admin_file.read_text(encoding="utf-8").strip()
 
 
-def _not_sent(url: str, file: Path, remedy: str) -> RookeryError:
-    """The error for a token that would be sent to a URL that others may have chosen."""
+def _untrusted(url: str, file: Path, remedy: str) -> RookeryError:
+    """The error for a command that would send data or a token to a URL that others may have chosen."""
     return RookeryError(
-        USAGE,
-        f"the token is not sent to {shown_url(url)}: others may have written {file}",
-        hint=f"set ROOKERY_URL too, or {remedy}",
+        UNTRUSTED,
+        f"nothing is sent to {shown_url(url)}: others may have written {file}",
+        hint=f"{remedy}; otherwise remove the file, or set ROOKERY_URL",
     )
 
 

@@ -107,7 +107,8 @@ def serve(settings: Settings, *, was_killed: bool = False) -> None:
         withdraw(settings)
         raise
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
-    url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    host, port = listening.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     if was_killed:
         log.warning("the last server was killed; what it had begun is completed now")
     events.note("started", version=version(), url=url, workspace=workspace.name, pid=os.getpid())

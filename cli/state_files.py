@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.trust import is_on_this_machine
 from engine.private_files import private_directory, private_file, read_json
 from engine.settings import Settings
 
@@ -68,7 +69,7 @@ def withdraw(settings: Settings) -> None:
 
 
 def announced(settings: Settings) -> RunningServer | None:
-    """The server in the file, if it serves the same workspace in the same database; None otherwise."""
+    """The server in the file, if it runs on this machine and serves the same workspace in the same database."""
     content = _read(settings)
     try:
         if content is None or (content["workspace"], content["clickhouse"]) != (
@@ -77,8 +78,10 @@ def announced(settings: Settings) -> RunningServer | None:
         ):
             return None
         url = content.get("url")
+        if url is not None and not is_on_this_machine(url):
+            return None
         return RunningServer(
-            None if url is None else str(url),
+            url,
             _pid(content),
             str(content.get("directory", "another directory")),
             content.get("identity") == _identity(settings),

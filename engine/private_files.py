@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,22 +59,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def inode(directory: Path) -> int:
-    """The file system's number of a directory: another one for a clone, a copy or an unpacked archive."""
-    return directory.stat().st_ino
-
-
-def is_written_here(path: Path, content: Mapping[str, Any]) -> bool:
-    """Whether this user wrote a private file, whose JSON names the inode of its directory, in that directory.
-
-    Otherwise others may have chosen its content: it came with a cloned or unpacked project, or belongs to another
-    user.
-    """
-    status = path.stat()
-    is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-    return is_private and content.get("inode") == inode(path.parent)
 
 
 def is_own(path: Path) -> bool:

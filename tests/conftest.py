@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,6 +19,8 @@ from tests.support.proofs import Proof, report, requirements, tier_of
 from tests.support.soak import soaking
 
 HERE = Path(__file__).parent
+configuration: tempfile.TemporaryDirectory[str] | None = None
+"""What `rookery auth` writes outside of projects. It is removed when the process ends."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    global configuration
     keep_files_in_memory()
+    configuration = tempfile.TemporaryDirectory()
+    os.environ["XDG_CONFIG_HOME"] = configuration.name
     # Thousands of tests are millions of objects. Searching them for garbage again and again takes a tenth of the time.
     gc.set_threshold(100_000)
     # A shell's background jobs ignore SIGINT, and those of `nohup` ignore SIGHUP. The commands that the tests

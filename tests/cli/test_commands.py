@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import select
-import shutil
 import stat
 import subprocess
 import time
@@ -293,53 +292,6 @@ def test_a_closed_pipe_is_not_an_error(cli: Cli) -> None:
     )
     assert b"Traceback" not in completed.stderr
     assert completed.stdout == b'"number"\n'
-
-
-def test_private_files_are_private(server: Server, tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
-    cli("auth", "--url", server.url, "--token", server.admin_token)
-    stored = tmp_path / ".rookery" / "auth.json"
-    assert stat.S_IMODE(stored.stat().st_mode) == 0o600
-    written = json.loads(stored.read_text())
-    assert (written["url"], written["token"]) == (server.url, server.admin_token)
-    assert "pooled" in cli("tenant", "ls").out
-    for private in ("admin_token", "server.json"):
-        assert stat.S_IMODE((server.directory / ".rookery" / private).stat().st_mode) == 0o600
-    before = stored.read_text()
-    cli("auth", "--url", server.url, "--token", "p.wrong.token", code=5)
-    cli("auth", "--url", "http://127.0.0.1:9", "--token", "x", code=6)
-    assert stored.read_text() == before, "what does not work was stored"
-    cli("auth", "--url", server.url, code=2)
-    cli("tenant", "ls", ROOKERY_TOKEN=server.admin_token)
-    # The author of a project could otherwise choose where another token is sent. Archives, and clones by users whose
-    # umask is 077, make files that are private.
-    (tmp_path / "unpacked" / ".rookery").mkdir(parents=True)
-    shutil.copy(stored, tmp_path / "unpacked" / ".rookery")
-    refused_to_send(cli.at(tmp_path / "unpacked"), server.admin_token)
-    stored.chmod(0o644)
-    refused_to_send(cli, server.admin_token)
-    for content in (json.dumps({"url": server.url}), "[" * 20_000, ""):
-        stored.write_text(content)
-        assert "RK" in cli("tenant", "ls", code=5 if "url" in content else 7).err
-
-
-def refused_to_send(cli: Cli, token: str) -> None:
-    refused = cli("tenant", "ls", code=2, ROOKERY_TOKEN=token)
-    assert "others" in refused.err and "ROOKERY_URL" in refused.err
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
-def test_secrets_are_not_sent_to_a_url_that_another_user_wrote(server: Server) -> None:
-    cli = Cli(server.directory)
-    state, other = server.directory / ".rookery", 12_345
-    cli("tenant", "ls")
-    os.chown(state / "server.json", other, other)
-    refused_to_send(cli, server.admin_token)
-    assert "others" in cli("tenant", "ls", code=2, ROOKERY_ADMIN_TOKEN=server.admin_token).err
-    # It may be a link to any secret of this user.
-    assert "others" in cli("tenant", "ls", code=2).err
-    os.chown(state / "admin_token", other, other)
-    cli("tenant", "ls")
 
 
 def test_an_unfinished_private_file_of_another_program_is_not_used(tmp_path: Path) -> None:

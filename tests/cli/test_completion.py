@@ -112,7 +112,8 @@ def test_the_server_of_a_copied_directory_is_not_asked(tmp_path: Path) -> None:
             other.accept()
 
 
-def test_tokens_are_not_sent_to_a_url_that_others_may_have_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", ["", "secret"])
+def test_a_url_that_others_may_have_written_is_not_used(tmp_path: Path, token: str) -> None:
     state = tmp_path / ".rookery"
     state.mkdir(mode=0o700)
     (state / "admin_token").write_text("secret")
@@ -121,7 +122,7 @@ def test_tokens_are_not_sent_to_a_url_that_others_may_have_written(tmp_path: Pat
         url = f"http://127.0.0.1:{other.getsockname()[1]}"
         (state / "auth.json").write_text(json.dumps({"url": url, "token": "t"}))
         (state / "auth.json").chmod(0o600)
-        assert completed(Cli(tmp_path), {**bash("rookery get "), "ROOKERY_TOKEN": "secret"}) == ""
+        assert completed(Cli(tmp_path), {**bash("rookery get "), "ROOKERY_TOKEN": token}) == ""
         (state / "auth.json").unlink()
         if os.geteuid() == 0:
             status = state.stat()
