@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import product
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -50,7 +52,7 @@ SAMPLES = {
     "Date": ("2026-02-28", DAYS),
     "Date32": ("2026-02-28", DAYS),
     "DateTime('UTC')": ("2026-02-28 10:20:30", MOMENTS),
-    "DateTime('Europe/Berlin')": ("2026-03-29 02:30:00", MOMENTS),
+    "DateTime('Europe/Berlin')": ("2026-03-29 03:30:00", MOMENTS),
     "DateTime64(3, 'UTC')": ("2026-02-28T10:20:30.123Z", MOMENTS),
     "DateTime64(9, 'UTC')": ("2026-02-28T10:20:30.123456789Z", MOMENTS),
     "LowCardinality(UUID)": (UUIDS[0], UUIDS),
@@ -177,3 +179,48 @@ def test_fast_checks_accept_no_tenant_that_full_checks_refuse(kind: str) -> None
 
     assert 0 in short
     assert short.keys() <= values_of("v", tenant_check(kind, "v"), texts, "Nullable(String)").keys()
+
+
+def _days_of_changes(zone: str) -> list[datetime]:
+    """The days of 2018 on which clocks are set forward or back."""
+    days = [datetime(2018, 1, 1) + timedelta(days=n) for n in range(365)]
+    offsets = [day.replace(tzinfo=ZoneInfo(zone)).utcoffset() for day in days]
+    return [day for day, before, after in zip(days, offsets, offsets[1:], strict=False) if before != after]
+
+
+def _instant(local: datetime, zone: str) -> str | None:
+    """Seconds since 1970 of a local time, the first one if it occurs twice; None if it is skipped."""
+    moment = local.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    shown = moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    return str(int(moment.timestamp())) if shown == local else None
+
+
+@pytest.mark.parametrize("form", ["DateTime('{}')", "DateTime64(3, '{}')"])
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "America/Sao_Paulo"]
+)
+def test_local_times_that_clocks_skip_are_refused(zone: str, form: str) -> None:
+    """The other times of these days mean what they say, and the first of two hours. In Brazil, midnight is skipped."""
+    days = [day + timedelta(days=n) for day in _days_of_changes(zone) for n in (-1, 0, 1)]
+    locals = [day + timedelta(minutes=15 * n) for day in days for n in range(96)]
+    moments = [_instant(local, zone) for local in locals]
+    expected = {n: moment for n, moment in enumerate(moments) if moment is not None}
+    assert len(moments) - len(expected) in (2, 4, 8)
+    type = parse_type(form.format(zone))
+    wide = wide_type_of(type)
+    fast = fast_checks_of(type, wide.staging_type)
+    assert wide.check and wide.convert and fast and fast.check and fast.convert
+    texts = [f"{local:%Y-%m-%d %H:%M:%S}" for local in locals]
+    stored = "toUnixTimestamp({})".format
+    assert values_of(stored(fast.convert("v")), fast.check("v"), texts) == expected
+    for written in (
+        texts,
+        [f"{t:%Y/%m/%d}T{t.hour}:{t:%M}" for t in locals],
+        [f"{t:%Y-%m-%d %H:%M:%S.5}" for t in locals],
+    ):
+        assert values_of(stored(wide.convert("v")), wide.check("v"), written) == expected
+    midnights = {n: moment for n, day in enumerate(days) if (moment := _instant(day, zone)) is not None}
+    texts = [f"{day:%Y-%m-%d}" for day in days]
+    assert values_of(stored(wide.convert("v")), wide.check("v"), texts) == midnights
+    absolute = [f"{day:%Y-%m-%d} 02:30:00{offset}" for day in days for offset in ("Z", "+01:00", "-0300")]
+    assert len(values_of("v", wide.check("v"), absolute)) == len(absolute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,8 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine import errors
@@ -92,6 +95,32 @@ FORMS = {
 """Moments with an offset, or as a number, by their distance in seconds from `AT`."""
 AT = 1730781000
 TENANTS = {"1": "tables", "2": "pooled"}
+CLOCKS = """
+columns:
+  - {name: id, type: UInt32}
+  - {name: at, type: DateTime}
+  - {name: fine, type: DateTime64(3)}
+  - {name: perhaps, type: Nullable(DateTime)}
+  - {name: berlin, type: DateTime('Europe/Berlin')}
+  - {name: many, type: Array(DateTime)}
+engine: {sorting_key: [id]}
+"""
+KEPT = {
+    "2024-03-10 01:59:59": 1710053999,
+    "2024-03-10T02:30:00-05:00": 1710055800,
+    "2024-03-10 03:00:00": 1710054000,
+    "2024-11-03 01:30:00": 1730611800,
+    "2024-11-03 01:30:00-05:00": 1730615400,
+}
+"""Times around changes of clocks in New York, with the seconds since 1970; that without an offset is the first one."""
+SKIPPED: dict[str, Any] = {
+    "at": "2024-03-10 02:30:00",
+    "fine": "2024-03-10T02:00:00.250",
+    "perhaps": "2024-03-10 02:59:59",
+    "berlin": "2024-03-31 02:30:00",
+    "many": ["2024-03-10 02:30:00"],
+}
+"""By column: a time that does not exist in its zone."""
 FIRST = datetime(2024, 11, 4, 18, 30, tzinfo=UTC)
 
 
@@ -233,6 +262,35 @@ def test_a_workspace_keeps_the_zone_of_its_settings(tmp_path: Path) -> None:
         for name in ("t", "m", "a"):
             skipped = server.get("/v0/pipes/moments.json", server.admin_token, params={name: "2024-03-10 02:30:00"})
             assert skipped.status_code == 400 and "clocks are set forward" in skipped.json()["hint"]
+        server.push({"datasources/clocks.yaml": CLOCKS})
+        for format, body in _bodies_of_clocks().items():
+            path = f"/v0/datasources?name=clocks&format={format}&mode=replace"
+            response = server.post(path, server.admin_token, content=body).json()
+            assert (response["rows"], response["quarantine_rows"]) == (len(KEPT), len(SKIPPED)), response
+            shown = server.sql("SELECT toUnixTimestamp(at) AS t FROM clocks ORDER BY id")
+            assert [row["t"] for row in shown] == [*KEPT.values()], format
+            rows = server.admin_json("GET", "/v0/datasources/clocks/quarantine")["rows"]
+            assert {name for row in rows for name in row["c__error_column"]} == {*SKIPPED}
+            hints = ["clocks are set forward" in reason for row in rows for reason in row["c__error"]]
+            assert sum(hints) == len(SKIPPED) - 1, "all but the list"
+            server.admin_json("DELETE", "/v0/datasources/clocks/quarantine", json={"all": True})
+
+
+def _bodies_of_clocks() -> dict[str, bytes]:
+    """The same rows in each format: times that exist, and one in each column that does not."""
+    names = ["id", "at", *(name for name in SKIPPED if name != "at")]
+    rows: list[dict[str, Any]] = [{"id": n, "at": text} for n, text in enumerate(KEPT)]
+    rows += [{"id": 10 + n, name: text} for n, (name, text) in enumerate(SKIPPED.items())]
+    lines = [",".join(names), *(",".join(f'"{r[n]}"' if n in r else "" for n in names) for r in rows)]
+    texts = {name: pa.list_(pa.string()) if name == "many" else pa.string() for name in names if name != "id"}
+    file = io.BytesIO()
+    schema = pa.schema([("id", pa.int64()), *texts.items()])
+    pq.write_table(pa.Table.from_pylist(rows, schema), file)
+    return {
+        "ndjson": "\n".join(map(json.dumps, rows)).encode(),
+        "csv": "\n".join(lines).encode(),
+        "parquet": file.getvalue(),
+    }
 
 
 def _in(zone: str, count: int) -> list[tuple[int, str]]:

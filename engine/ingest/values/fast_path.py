@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.ingest.values.moments import zone_of
 from engine.ingest.values.staging_rules import ColumnRules, Sql
-from engine.ingest.values.wide_types import DATE_RANGES, FIRST_INFINITE, MAX_DECIMAL_DIGITS, ZONE_PATTERN, bare
+from engine.ingest.values.wide_types import DATE_RANGES, FIRST_INFINITE, MAX_DECIMAL_DIGITS, bare
 from engine.schema import literal
 from engine.tenant_ids import MAX_TENANT_BYTES, integer_bounds
 from engine.warehouse.type_names import Type
@@ -54,23 +55,33 @@ def fast_checks_of(type: Type, staging_type: str) -> FastChecks | None:
 
 
 def _from_text(type: Type) -> FastChecks | None:
-    kind, zone_match = type.kind, ZONE_PATTERN.search(type.text)
+    kind = type.kind
     if kind in DATE_RANGES:
         to = "toDate32" if kind == "Date32" else "toDate"
         return FastChecks(_matches(DATE_PATTERN), lambda v: f"{to}(parseDateTimeBestEffort({v}, 'UTC'))", kind)
     if kind in ("DateTime", "DateTime64"):
-        zone = f", {literal(zone_match.group(1))}" if zone_match else ""
-        scale, size = (f", {type.scale}", "64") if kind == "DateTime64" else ("", "")
-        return FastChecks(
-            _matches(DATE_PATTERN + TIME_PATTERN),
-            lambda v: f"parseDateTime{size}BestEffort({v}{scale}{zone})",
-            bare(type).text,
-        )
+        return _moment(type)
     if kind == "UUID":
         return FastChecks(None, lambda v: f"toUUID({v})", kind)
     if kind == "Decimal" and type.precision > type.scale:
         return _exact_decimal(type)
     return None
+
+
+def _moment(type: Type) -> FastChecks:
+    zone, skips_none = zone_of(type)
+    scale, size = (f", {type.scale}", "64") if type.kind == "DateTime64" else ("", "")
+    matches = _matches(DATE_PATTERN + TIME_PATTERN)
+
+    def parsed(v: str, or_null: str = "") -> str:
+        return f"parseDateTime{size}BestEffort{or_null}({v}{scale}{zone})"
+
+    def check(v: str) -> str:
+        # The engine moves a local time that does not exist.
+        shown = f"substring(toString({parsed(v, 'OrNull')}), 12, 5)"
+        return f"{matches(v)} AND ({skips_none} OR {v} LIKE '%Z' OR ifNull({shown} = substring({v}, 12, 5), 0))"
+
+    return FastChecks(check, parsed, bare(type).text)
 
 
 def _matches(pattern: str) -> Sql:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -43,6 +44,8 @@ def null_hint(value: str, format: Input) -> str:
 
 def spelling_hint(value: str, type: str, format: Input) -> str:
     """Return how to write what a value seems to mean, as the end of a reason."""
+    if type.removeprefix("Nullable(").startswith("DateTime") and _is_local_time(value):
+        return "; clocks are set forward then, so this local time does not exist: send it with an offset"
     example = next((shown for name, shown in _CSV_EXAMPLES.items() if type.startswith(name)), "")
     if format is not Input.CSV or not example or not value:
         return null_hint(value, format)
@@ -52,6 +55,15 @@ def spelling_hint(value: str, type: str, format: Input) -> str:
     if not text.startswith(example[0]) or not text.endswith(example[-1]):
         return f"; in CSV it is written with brackets, as in SQL: {example}"
     return "; it has an empty element" if _has_empty_element(text) else ""
+
+
+def _is_local_time(value: str) -> bool:
+    """Whether a value is a time without an offset that `DateTime` can hold, unless its zone skips it."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return moment.tzinfo is None and value[4:5] == "-" and value[5:6].isdigit() and 1970 <= moment.year <= 2105
 
 
 def _has_empty_element(text: str) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from engine.ingest.formats.file_columns import OTHER, SourceKind, SourceType
 from engine.ingest.values.composite_types import composite
+from engine.ingest.values.moments import DATETIME_RANGE, moment
 from engine.ingest.values.staging_rules import Sql, WideType
 from engine.schema import literal
 from engine.tenant_ids import integer_bounds
@@ -32,21 +33,10 @@ FIRST_INFINITE = {"Float32": "3.4028235677973366e38", "BFloat16": "3.39617752923
 DATE_RANGES = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
 """The first and the last date of each type."""
 NUMBER_PATTERN = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
-DATETIME_PATTERN = (
-    r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?|\\d{16}|\\d{19}"
-    r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([Tt ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
-    r" ?([Zz]|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
-)
-"""Matches a time: ISO 8601, or a number. Up to 10 digits are seconds since 1970 (8 digits are refused, because they
-could be a date), 13 digits milliseconds, 16 microseconds and 19 nanoseconds.
-"""
 TIME_PATTERN = r"^-?(\\d{1,3}:)?[0-5]\\d:[0-5]\\d([.]\\d+)?$"
 SECONDS_PATTERN = r"^-?(\\d{1,5}|\\d{7})$"
 MAX_SECONDS = 3_599_999
 """The most seconds of a `Time`: 999:59:59."""
-DATETIME_RANGE = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
-"""The range of `DateTime`, for BETWEEN."""
-ZONE_PATTERN = re.compile(r"'([^']*)'")
 # A label without a number also matches, so that the text is not scanned again for each quote in it.
 ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z))(?:\s*+=\s*+(-?\d+))?+", re.DOTALL)
 MAX_DECIMAL_DIGITS = 76
@@ -248,7 +238,7 @@ def _from_text(type: Type, integers_as_text: bool, is_json_element: bool = False
     if kind in DATE_RANGES:
         return _day(kind)
     if kind in ("DateTime", "DateTime64"):
-        return _moment(type)
+        return moment(type)
     if kind in ("Time", "Time64"):
         return _time(type)
     if kind == "UUID":
@@ -271,26 +261,6 @@ def _enum(text: str) -> WideType:
         lambda v: f"transform({v}, [{sent}], [{stored}], {v})",
         True,
     )
-
-
-def _moment(type: Type) -> WideType:
-    """Stage a time as text. The engine's own parser accepts any text with digits, and hours after 23:59:59."""
-    zone = f", '{match[1]}'" if (match := ZONE_PATTERN.search(type.text)) else ""
-
-    def parsed(v: str) -> str:
-        # The engine recognizes seconds only by their ten digits, and does not accept `t` and `z`.
-        text = f"if(length({v}) < 8, leftPad({v}, 10, '0'), upper({v}))"
-        return f"parseDateTime64BestEffortOrNull({text}, {type.scale}{zone})"
-
-    def check(v: str) -> str:
-        value = parsed(v)
-        in_range = f"isNotNull({value})"
-        if type.kind == "DateTime":
-            in_range = f"ifNull({value} BETWEEN {DATETIME_RANGE}, 0)"
-        return f"(match({v}, '{DATETIME_PATTERN}') AND {in_range})"
-
-    # In the column's zone, the text of a time would be ambiguous when clocks are set back.
-    return WideType("String", check, parsed, True, lambda v: f"concat(toString(toTimeZone({v}, 'UTC')), 'Z')")
 
 
 def _time(type: Type) -> WideType:
