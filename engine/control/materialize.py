@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.build import Build
-from engine.control.pushed_files import upstream
+from engine.control.pushed_files import tolerated, upstream
 from engine.errors import (
     AMBIGUOUS_NODE,
     BAD_NAME,
@@ -87,7 +87,11 @@ def propose(workspace: Workspace, files: Mapping[str, DeployedFile], request: Ma
             hint = did_you_mean(request.pipe, project.pipes, "rookery pipe ls")
             raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{request.pipe}`", hint=hint)
         node = _node(pipe, request.node)
-        build = _trial_build(workspace, snapshot, project, pipe, node)
+        trial = _trial(snapshot, project, pipe, node)
+        # What is deployed was accepted before there were some of the limits.
+        deployed = {n: f.text for n, f in snapshot.sources.items()}
+        changed = any(sources[n].text != deployed.get(n) for n in (*trial.datasources, *trial.pipes))
+        build = workspace.compile(trial, tolerated=tolerated(snapshot, sources) if changed else None)
     storage = _storage(workspace, build, pipe.name)
     proposed = Datasource(
         name=request.target,
@@ -104,10 +108,8 @@ def propose(workspace: Workspace, files: Mapping[str, DeployedFile], request: Ma
     return Proposal(DeployedFile(text, file), DeployedFile(updated, source.file), node, storage.reason)
 
 
-def _trial_build(workspace: Workspace, snapshot: Snapshot, project: Project, pipe: Pipe, node: str) -> Build:
-    """Compile the pipe as an endpoint for one node, with everything that it reads, to find its outputs without a
-    target.
-    """
+def _trial(snapshot: Snapshot, project: Project, pipe: Pipe, node: str) -> Project:
+    """The pipe as an endpoint for one node, with everything that it reads, to find its outputs without a target."""
     trial = pipe.model_copy(
         update={"type": None, "materialize": None, "endpoint": None, "nodes": _nodes_until(pipe, node)}
     )
@@ -116,12 +118,9 @@ def _trial_build(workspace: Workspace, snapshot: Snapshot, project: Project, pip
         {pipe.name},
         snapshot.build.composer.verifier,
     )
-    return workspace.compile(
-        Project(
-            {n: d for n, d in project.datasources.items() if n in needed},
-            {**{n: p for n, p in project.pipes.items() if n in needed}, pipe.name: trial},
-        ),
-        tolerated=None,
+    return Project(
+        {n: d for n, d in project.datasources.items() if n in needed},
+        {**{n: p for n, p in project.pipes.items() if n in needed}, pipe.name: trial},
     )
 
 

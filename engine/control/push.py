@@ -26,7 +26,7 @@ from engine.control.planning import (
     plan_for_workspace,
 )
 from engine.control.push_warnings import deferred, expired_rows, still_broken, unknown_allowances
-from engine.control.pushed_files import merge
+from engine.control.pushed_files import merge, tolerated
 from engine.control.rehearsal import rehearse
 from engine.control.text_diff import unified
 from engine.control.tokens import grant_declared
@@ -224,9 +224,9 @@ def _compile(
     files = merge(snapshot, sent, only=options.only, with_dependencies=options.with_dependencies, prune=options.prune)
     project = parse_sources(files)
     unchanged = files == snapshot.sources
-    tolerated = _tolerated(snapshot, files)
+    accepted = tolerated(snapshot, files)
     build = compile_all(
-        project, lambda excluded: snapshot.build if unchanged else workspace.compile(project, excluded, tolerated)
+        project, lambda excluded: snapshot.build if unchanged else workspace.compile(project, excluded, accepted)
     )
     check_ids(build, snapshot.tenants)
     return _Compiled(files, build, _changes(snapshot, files, build))
@@ -237,21 +237,6 @@ def _plan(workspace: Workspace, snapshot: Snapshot, compiled: _Compiled, options
     if compiled.changes and not options.prune and _only_endpoints(compiled.changes, snapshot, compiled.build):
         return plan_for_workspace(workspace, snapshot, compiled.build, options.broken)
     return plan_for(workspace, snapshot, compiled.build, options)
-
-
-def _tolerated(snapshot: Snapshot, files: Mapping[str, DeployedFile]) -> frozenset[str]:
-    """Deployed pipes that share tenants' rows without declaring it, and deployed datasources, that the push does not
-    touch.
-
-    They may have been deployed before a rule existed; they must not block a push of other files.
-    """
-
-    def unchanged(name: str) -> bool:
-        before, after = snapshot.sources.get(name), files.get(name)
-        return (before and before.text) == (after and after.text)
-
-    shares = {u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target)}
-    return frozenset(shares | {name for name in snapshot.build.datasources if unchanged(name)})
 
 
 def _changes(snapshot: Snapshot, files: Mapping[str, DeployedFile], build: Build) -> tuple[Change, ...]:

@@ -73,6 +73,21 @@ def merge(
     return selected if prune and not only else {**snapshot.sources, **selected}
 
 
+def tolerated(snapshot: Snapshot, files: Mapping[str, DeployedFile]) -> frozenset[str]:
+    """Deployed pipes that share tenants' rows without declaring it, and deployed datasources, that the push does not
+    touch.
+
+    They may have been deployed before a rule existed; they must not block a push of other files.
+    """
+
+    def unchanged(name: str) -> bool:
+        before, after = snapshot.sources.get(name), files.get(name)
+        return (before and before.text) == (after and after.text)
+
+    shares = {u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target)}
+    return frozenset(shares | {name for name in snapshot.build.datasources if unchanged(name)})
+
+
 def upstream(project: Project, wanted: set[str], verifier: Verifier) -> set[str]:
     """The wanted names and everything upstream: what they read, and the pipes that fill the datasources they read."""
     names = frozenset(project.datasources) | frozenset(project.pipes)

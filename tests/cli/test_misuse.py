@@ -35,6 +35,7 @@ WRONG = {
     "get usage foo": (2, "RK7002"),
     "push datasources": (1, "RK1008"),
 }
+SNOWFLAKE = {"name": "ids", "file": "pipes/ids.yaml", "text": "sql: SELECT generateSnowflakeID() AS id\n"}
 STATUSES = {409: 4, 401: 5, 403: 5, 404: 7, 429: 6, 502: 6, 503: 6}
 
 
@@ -133,6 +134,8 @@ def test_invalid_requests_have_codes_and_hints(shared_server: Server) -> None:
         ("POST", "/v0/push", {"json": {"prune": True}}, 400, "RK4009"),
         ("POST", "/v0/push", {"json": {"files": "x"}}, 400, "RK4009"),
         ("POST", "/v0/materialize", {"json": {"files": [], "pipe": "usage", "target": "a b"}}, 400, "RK1006"),
+        # What older versions allowed is accepted only in files that were deployed then.
+        ("POST", "/v0/materialize", {"json": {"files": [SNOWFLAKE], "pipe": "ids", "target": "t"}}, 400, "RK2003"),
         ("GET", "/v0/sql", {"params": {"q": "SELECT 1 FORMAT Nosuch"}}, 400, "RK4009"),
         ("PUT", "/v0/pipes/usage.json", {}, 405, "RK4020"),
         ("GET", "/v0/nosuch", {}, 404, "RK4019"),

@@ -7,11 +7,12 @@ from engine.compiler import compose, pipes
 from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.compiler.views import nest_schema, workspace_schema
+from engine.control.materialize import MaterializeRequest, propose
 from engine.errors import Code, RookeryError
 from engine.template.environment import Binder, Template
 from engine.workspace.snapshot import parse_sources
 from engine.workspace.workspace import Workspace
-from tests.support.compiling import BASE, EVENTS, compiled, problems_of, sources
+from tests.support.compiling import BASE, EVENTS, compiled, problems_of, pushed, sources
 
 
 def _columns(**changes: str) -> dict[str, str]:
@@ -190,3 +191,16 @@ def test_a_server_starts_with_functions_that_were_allowed_when_they_were_deploye
     other = "sql: SELECT hostName() AS id FROM daily\n"
     with pytest.raises(RookeryError):
         workspace.compile(parse_sources(sources({**files, "usage": other})), tolerated=None)
+
+
+def test_a_proposed_target_is_limited_like_a_push(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits apply to new and changed files, and not to what is deployed."""
+    pushed(workspace, BASE)
+    monkeypatch.setattr(pipes, "MAX_NODES", 0)
+    request = MaterializeRequest("usage", "stored")
+    assert propose(workspace, {}, request).node == "usage_node"
+    for changed in ("usage", "sums"):
+        files = sources({changed: BASE[changed] + "# changed\n"})
+        with pytest.raises(RookeryError) as refused:
+            propose(workspace, files, request)
+        assert refused.value.code is errors.BAD_VALUE
