@@ -2,6 +2,9 @@
 
 import threading
 import time
+from contextlib import nullcontext
+
+import pytest
 
 from engine.plan.insert_lock import InsertLock
 
@@ -74,3 +77,51 @@ def test_a_waiting_change_precedes_later_inserts() -> None:
     first.join(30)
     second.join(30)
     assert order == ["change", "insert"]
+
+
+@pytest.mark.parametrize("kind", ["exclusive", "upgraded"])
+def test_a_change_waits_for_every_insert_that_runs(kind: str) -> None:
+    """Also if several run, and one of them ends."""
+    insert_lock = InsertLock()
+    holds, changed = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with insert_lock.shared() if kind == "upgraded" else nullcontext():
+            holds.set()
+            with getattr(insert_lock, kind)():
+                changed.set()
+
+    with insert_lock.shared():
+        with insert_lock.shared():
+            thread = threading.Thread(target=change)
+            thread.start()
+            assert holds.wait(30) and not changed.wait(0.05)
+        assert not changed.wait(0.05)
+    thread.join(30)
+    assert changed.is_set()
+
+
+def test_upgrades_wait_for_inserts_and_not_for_each_other() -> None:
+    insert_lock = InsertLock()
+    both = threading.Barrier(3)
+    inside, together = [0], []
+
+    def upgrade() -> None:
+        with insert_lock.shared():
+            both.wait(30)
+            with insert_lock.upgraded():
+                inside[0] += 1
+                together.append(inside[0])
+                time.sleep(0.01)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=upgrade) for _ in range(2)]
+    with insert_lock.shared():
+        for thread in threads:
+            thread.start()
+        both.wait(30)
+        time.sleep(0.05)
+        assert not together, "an insert still runs"
+    for thread in threads:
+        thread.join(30)
+    assert together == [1, 1]
