@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.compiler.storage import POOL_TABLE
+from engine.compiler.storage import POOL_TABLE, RECEIPTS_TABLE
 from engine.fanout.offsets import JOURNAL_TABLE
-from engine.ingest.idempotency.receipt import RECEIPTS_TABLE
 from engine.settings import Settings
 from engine.warehouse.directory import CONFIG_TEXT
 from engine.warehouse.registry import STATE_TABLE

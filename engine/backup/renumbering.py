@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from engine.backup import description as descriptions
 from engine.backup.description import Description, Tables
+from engine.compiler.storage import RECEIPTS_TABLE
 from engine.fanout.offsets import JOURNAL_TABLE, Offset
 from engine.fanout.suspension_records import SUSPENDED_KIND
-from engine.ingest.idempotency.receipt import RECEIPTS_TABLE
 from engine.ingest.idempotency.stored_batches import STORED_KEY_PREFIX
 from engine.plan.coverage import COVERAGE_KIND, EARLIER, Consumed
 from engine.schema import Name, literal

@@ -33,6 +33,8 @@ LOG_SETTINGS = (
     ("enable_block_offset_column", "1"),
     ("part_minmax_index_columns", "'with_block_number_offset'"),
 )
+RECEIPTS_TABLE = "_rk_receipts"
+"""The table with the outcome of appends with idempotency keys."""
 QUARANTINE_SUFFIX = "_quarantine"
 """Suffix of the table with a datasource's rejected rows."""
 QUARANTINE_COLUMNS = (

@@ -143,3 +143,16 @@ def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:
     # The next call waits: unlike the statement, it makes the engine begin at once and reports the latest failure.
     workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {condition} SETTINGS mutations_sync = 0")
     wait_until_deleted(workspace.warehouse, table)
+
+
+def forget_keys(workspace: Workspace, purged: Collection[str]) -> None:
+    """Delete the idempotency keys of purged tenants: those of their tokens, and those of requests to landing
+    datasources with rows of one of them only. Raises RK3010.
+    """
+    if purged:
+        ids = f"[{', '.join(map(literal, sorted(purged)))}]"
+        # Apart from ids of tenants, `tenants` has a key that begins with a control character.
+        of_request = "arrayFilter(_rk_t -> _rk_t >= ' ', JSONExtractKeys(tenants))"
+        only = f"length({of_request}) = 1 AND hasAny({of_request}, {ids})"
+        table = Name(workspace.name, storage.RECEIPTS_TABLE)
+        delete_rows(workspace, table, f"has({ids}, owner) OR (owner = '' AND logged AND {only})")

@@ -6,6 +6,7 @@ once, even while inserts run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from engine.control.erasure import (
     complete_uncertain,
     delete_tenant_rows,
     erase,
+    forget_keys,
     has_rows,
     permit_erasure,
 )
@@ -44,7 +46,7 @@ from engine.tokens.static_tokens import TOKEN_KINDS
 from engine.warehouse import ddl
 from engine.warehouse.catalog import load_tables, read_schema
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
-from engine.workspace.snapshot import PURGED_KIND, Snapshot, TenantRecord
+from engine.workspace.snapshot import PURGED_KIND, READDED_KIND, Snapshot, TenantRecord
 from engine.workspace.workspace import Workspace
 
 PLACEMENTS = ("pooled", "tables")
@@ -84,6 +86,10 @@ def add(
             check_id(snapshot.build, tenant)
             _check_placement(snapshot.tenants.get(tenant), placement, erasing)
         new = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
+        # Done before it is forgotten that they were purged, so that a repeated command does it after a kill.
+        again = {*new} & snapshot.purged - erasing.keys()
+        workspace.registry.write(READDED_KIND, {t: {"at": time.time_ns()} for t in again})
+        forget_keys(workspace, again)
         # If a tenant is added again, its interrupted erasure is cancelled, because its remaining rows are needed.
         for kind, recorded in workspace.registry.read_all([ERASURE_KIND, PURGED_KIND]).items():
             workspace.registry.remove(kind, {*new} & recorded.keys())

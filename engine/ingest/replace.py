@@ -52,6 +52,8 @@ class Replacement:
         # No INSERT runs while the tables are exchanged.
         with self._workspace.view_lock.changing():
             self._workspace.warehouse.execute(f"EXCHANGE TABLES {self.name.sql()} AND {self._table.name.sql()}")
+            # Keys of the old rows can be used again: receipts name the table.
+            self._workspace.renew()
         self._workspace.warehouse.execute(ddl.drop_table(self.name))
         events.note("rows replaced", datasource=self._table.name.name)
 

@@ -37,6 +37,7 @@ from engine.ingest.values.staging import NO_SOURCE_TYPES, StageSchema
 from engine.ingest.writer_queues import AppendGroup
 from engine.warehouse.errors import exceeds_own_memory, for_sender, is_caused_by_rows, is_transient
 from engine.warehouse.port import Input
+from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
 Results = dict[int, AppendResult | RookeryError]
@@ -124,7 +125,7 @@ class BatchWriter:
         fast = not may_inspect and self._validity.tries_fast_checks(schema)
         with self._stages.borrow(schema) as stage:
             batch = StagedBatch(
-                _identity(first, schema),
+                _identity(first, schema, self._workspace.current),
                 schema,
                 stage.table,
                 # The engine counts the rows of each append when it reads them.
@@ -222,13 +223,14 @@ def _result(
     )
 
 
-def _identity(append: Append, schema: StageSchema) -> str:
+def _identity(append: Append, schema: StageSchema, snapshot: Snapshot) -> str:
     """A new batch's identity, which is also its deduplication token.
 
     Rows of a landing datasource contain their batch's id. For other datasources, a retry can only be recognized by
     the engine's deduplication window, so the identity is derived from the idempotency key, and each append with a key
-    is a separate batch.
+    is a separate batch. A table also recognizes the batches of a tenant that was purged.
     """
     if not schema.source.is_landing and append.key:
-        return f"k:{storage.digest(*key_of(append), append.digest)}"
+        readded = snapshot.readded.get(append.bound_tenant or "")
+        return f"k:{storage.digest(*key_of(append), append.digest, *([readded] if readded else []))}"
     return f"g:{time.time_ns():x}{secrets.token_hex(5)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -21,7 +21,11 @@ P = ParamSpec("P")
 Placement = Literal["pooled", "tables"]
 PURGED_KIND = "purged"
 """The registry's kind for purged tenants that have not been added again, by id."""
-SNAPSHOT_KINDS = ("resource", "tenant", *TOKEN_KINDS, "key", "secret", "fanout", "suspended", PURGED_KIND)
+READDED_KIND = "readded"
+"""The registry's kind for tenants that were added again after a purge, by id, with the time in nanoseconds."""
+SNAPSHOT_KINDS = (
+    "resource", "tenant", *TOKEN_KINDS, "key", "secret", "fanout", "suspended", PURGED_KIND, READDED_KIND,
+)  # fmt: skip
 """Kinds of registry records that a snapshot is made of."""
 
 
@@ -52,6 +56,10 @@ class DeployedFile:
     """Its path in the project that it was pushed from."""
 
 
+def _no_results() -> LruCache[Hashable, object]:
+    return LruCache()
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a request needs to know about the workspace, at one version of the registry."""
@@ -76,15 +84,21 @@ class Snapshot:
     """The records of suspended views, by name of the view."""
     purged: frozenset[str] = frozenset()
     """Ids of purged tenants, which have not been added again."""
+    readded: Mapping[str, str] = field(default_factory=dict)
+    """When tenants were added again after a purge, by id. They may use the keys of their earlier requests again."""
     touched: Mapping[str, int] = field(default_factory=dict)
     """The version at which a tenant was added, changed or removed, for changes since the start of this process."""
-    cache: LruCache[Hashable, object] = field(default_factory=LruCache, repr=False, compare=False)
+    cache: LruCache[Hashable, object] = field(default_factory=_no_results, repr=False, compare=False)
     """Results of the functions marked `per_snapshot`. They are dropped together with the snapshot."""
 
     @property
     def routed(self) -> frozenset[str]:
         """Landing datasources with a fan-out worker."""
         return frozenset(n for n, m in self.modes.items() if m == "routed")
+
+    def renewed(self) -> Snapshot:
+        """The same snapshot without cached results."""
+        return replace(self, cache=_no_results())
 
 
 def per_snapshot(compute: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
@@ -134,6 +148,7 @@ def snapshot_of(
         modes={n: str(b["mode"]) for n, b in rows.get("fanout", {}).items()},
         suspended=rows.get("suspended", {}),
         purged=frozenset(rows.get(PURGED_KIND, {})),
+        readded={i: str(b["at"]) for i, b in rows.get(READDED_KIND, {}).items()},
     )
 
 

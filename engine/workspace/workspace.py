@@ -99,6 +99,11 @@ class Workspace:
                 self._current = self._load(self._current, version)
             return self._current
 
+    def renew(self) -> None:
+        """Drop what was cached for the current snapshot: a table was exchanged with another one."""
+        with self._refreshing:
+            self._current = self._current.renewed()
+
     def compile(
         self,
         project: Project,

@@ -8,13 +8,13 @@ from typing import Any
 
 import orjson
 
+from engine.compiler.storage import RECEIPTS_TABLE
 from engine.ingest.batch import AppendResult, RowFault
 from engine.ingest.idempotency.keys import RESERVED_KEY_PREFIX, Key
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.schema import Column, Mark, Name, Table
 from engine.warehouse.registry import VERSION_COLUMN
 
-RECEIPTS_TABLE = "_rk_receipts"
 RECEIPT_DAYS = 7
 """Days after which a receipt is deleted, and its key may be used again."""
 NOTES_NAME = RESERVED_KEY_PREFIX + "notes"

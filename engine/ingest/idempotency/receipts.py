@@ -14,13 +14,13 @@ import orjson
 import structlog
 
 from engine.cache import LruCache, size_of
+from engine.compiler.storage import RECEIPTS_TABLE
 from engine.errors import IN_DOUBT, UNKNOWN_RECEIPT, RookeryError
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.ingest import quarantine
 from engine.ingest.idempotency.keys import RESERVED_KEY_PREFIX, Key
 from engine.ingest.idempotency.receipt import (
     READ_COLUMNS,
-    RECEIPTS_TABLE,
     Receipt,
     receipt_of,
     receipts_table,
@@ -32,12 +32,18 @@ from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.checked_inserts import insert_checked
 from engine.warehouse.registry import VersionClock
+from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
 
 CACHED_RECEIPTS = 10_000
 """Maximum number of receipts of stored batches that are kept in memory."""
+
+Era = tuple[str, int]
+"""The id of a datasource's table, and the version at which one of a receipt's tenants last changed. A receipt may be
+gone in the next era: keys are removed with the table, and with a purged tenant.
+"""
 
 
 class Receipts:
@@ -48,8 +54,8 @@ class Receipts:
         self._table = Name(workspace.name, RECEIPTS_TABLE).sql()
         self._uncertain = uncertain_batches_of(workspace)
         self._stored = StoredBatches(workspace)
-        self._confirmed: LruCache[Key, tuple[Receipt, str]] = LruCache(CACHED_RECEIPTS, weigh=size_of)
-        """Receipts of stored batches, each with the id of its datasource's table."""
+        self._confirmed: LruCache[Key, tuple[Receipt, Era]] = LruCache(CACHED_RECEIPTS, weigh=size_of)
+        """Receipts of stored batches, each with the era in which it was read."""
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
         self._versions = VersionClock(self._newest_version)
         # Done at startup, because the last process may have been killed before it recorded them.
@@ -90,10 +96,18 @@ class Receipts:
 
     def mark_stored(self, receipts: Iterable[Receipt]) -> None:
         """Remember that the batch of these receipts is stored."""
+        snapshot = self._workspace.current
         for receipt in receipts:
-            table_id = self._stored.table_id(receipt.datasource)
-            self._stored.note(receipt, table_id)
-            self._confirmed.put(receipt.key, (receipt, table_id))
+            self._remember(receipt, snapshot)
+
+    def _remember(self, receipt: Receipt, snapshot: Snapshot) -> None:
+        """Remember a stored receipt that is at least as new as a snapshot."""
+        self._stored.note(receipt, self._stored.table_id(receipt.datasource))
+        self._confirmed.put(receipt.key, (receipt, self._era(receipt, snapshot)))
+
+    def _era(self, receipt: Receipt, snapshot: Snapshot) -> Era:
+        tenants = (receipt.key[0], *receipt.tenants)
+        return self._stored.table_id(receipt.datasource), max(snapshot.touched.get(t, 0) for t in tenants)
 
     def find(self, keys: Sequence[Key]) -> dict[Key, Receipt]:
         """The receipts of keys whose batch is stored, or (not `is_confirmed`) may be.
@@ -101,19 +115,22 @@ class Receipts:
         The caller ensures that no append with one of the keys is being stored. Quarantined rows of a batch that was
         never stored are removed: the same request sends them again.
         """
+        # Read first: a receipt that is removed meanwhile must not be remembered for the next era.
+        snapshot = self._workspace.current
         cached = [found for k in keys if (found := self._confirmed.get(k)) is not None]
-        receipts = {r.key: r for r, table_id in cached if table_id == self._stored.table_id(r.datasource)}
+        receipts = {r.key: r for r, era in cached if era == self._era(r, snapshot)}
         missing = [k for k in keys if k not in receipts]
         for receipt in self._read(missing) if missing else ():
-            if self._stored.contains(receipt):
+            is_stored = self._stored.contains(receipt)
+            if is_stored:
                 receipts[receipt.key] = receipt
-                self.mark_stored([receipt])
+                self._remember(receipt, snapshot)
+            elif is_stored is None:
+                # A retry with the same body is stored again, and the engine's deduplication window drops its rows if
+                # they exist.
+                receipts[receipt.key] = replace(receipt, is_confirmed=False)
             elif receipt.is_landing:
                 quarantine.remove_batch(self._workspace, receipt.datasource, receipt.batch)
-            else:
-                # It is unknown whether the batch was stored. A retry with the same body is stored again, and the
-                # engine's deduplication window drops its rows if they exist.
-                receipts[receipt.key] = replace(receipt, is_confirmed=False)
         return receipts
 
     def show(self, seen_by: tuple[str, Collection[str]] | None, key: str) -> dict[str, Any]:

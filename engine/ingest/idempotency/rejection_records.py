@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.compiler.storage import RECEIPTS_TABLE
 from engine.ingest.idempotency.keys import RESERVED_KEY_PREFIX
-from engine.ingest.idempotency.receipt import RECEIPT_DAYS, RECEIPTS_TABLE
+from engine.ingest.idempotency.receipt import RECEIPT_DAYS
 from engine.ingest.idempotency.stored_batches import Batch
 from engine.schema import Name, literal
 from engine.workspace.workspace import Workspace

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.compiler import storage
 from engine.ingest.idempotency.keys import RESERVED_KEY_PREFIX
-from engine.ingest.idempotency.receipt import RECEIPTS_TABLE, Receipt
+from engine.ingest.idempotency.receipt import Receipt
 from engine.schema import Name, literal
 from engine.warehouse.port import Warehouse
 from engine.workspace.snapshot import Snapshot, per_snapshot
@@ -35,16 +35,15 @@ class StoredBatches:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._table = Name(workspace.name, RECEIPTS_TABLE).sql()
+        self._table = Name(workspace.name, storage.RECEIPTS_TABLE).sql()
         self._lock = threading.Lock()
         self._unrecorded: dict[Batch, str] = {}
         """Stored batches without a record, each with the id of its datasource's table."""
 
     def note(self, receipt: Receipt, table_id: str) -> None:
         """Remember that the batch of a receipt is stored, so that the next records name it."""
-        if receipt.rows:
-            with self._lock:
-                self._unrecorded[receipt.datasource, receipt.batch] = table_id
+        with self._lock:
+            self._unrecorded[receipt.datasource, receipt.batch] = table_id
 
     def note_newest(self) -> None:
         """At startup, remember the newest stored batches without a record, while landing still has their rows."""
@@ -77,17 +76,20 @@ class StoredBatches:
         """The engine's id of a datasource's table. A datasource that is removed and created again has another id."""
         return _table_id(self._workspace.current, self._workspace.warehouse, datasource) or ""
 
-    def contains(self, receipt: Receipt) -> bool:
-        """Whether the batch of a receipt is known to be stored."""
+    def contains(self, receipt: Receipt) -> bool | None:
+        """Whether the batch of a receipt was stored in the datasource's present table; None if that is not known."""
         if receipt.datasource not in self._workspace.current.build.datasources:
             return True
+        if receipt.rows and receipt.is_landing and self._is_in_landing(receipt.datasource, receipt.batch, receipt.at):
+            return True
+        tables = self._recorded_tables(receipt)
+        if tables:
+            return self.table_id(receipt.datasource) in tables
         if not receipt.rows:
             # Bad rows are quarantined before receipts are written, and may have been replayed or removed since.
             return True
-        if not receipt.is_landing:
-            # Its rows do not contain the id of their batch.
-            return self._is_recorded(receipt)
-        return self._is_in_landing(receipt.datasource, receipt.batch, receipt.at) or self._is_recorded(receipt)
+        # Rows of other datasources do not contain the id of their batch.
+        return False if receipt.is_landing else None
 
     def _is_in_landing(self, datasource: str, batch: str, at: str) -> bool:
         """Whether landing has rows of a batch, whose receipt was written at the time `at`."""
@@ -100,18 +102,16 @@ class StoredBatches:
         )
         return bool(result.rows)
 
-    def _is_recorded(self, receipt: Receipt) -> bool:
-        """Whether it is recorded that a batch, which landing no longer has, was stored in the present table."""
-        table = self.table_id(receipt.datasource)
-        with self._lock:
-            if self._unrecorded.get((receipt.datasource, receipt.batch)) == table:
-                return True
+    def _recorded_tables(self, receipt: Receipt) -> set[str]:
+        """The ids of the datasource's tables, present and removed, that are recorded to have a batch."""
         result = self._workspace.warehouse.query(
-            f"SELECT 1 FROM {self._table} WHERE owner = '' AND datasource = {{d:String}} AND key = {{k:String}} "
-            "AND digest = {t:String} LIMIT 1",
-            {"d": receipt.datasource, "k": STORED_KEY_PREFIX + receipt.batch, "t": table},
+            f"SELECT DISTINCT digest FROM {self._table} "
+            "WHERE owner = '' AND datasource = {d:String} AND key = {k:String}",
+            {"d": receipt.datasource, "k": STORED_KEY_PREFIX + receipt.batch},
         )
-        return bool(result.rows)
+        with self._lock:
+            unrecorded = self._unrecorded.get((receipt.datasource, receipt.batch))
+        return {str(id) for (id,) in result.rows} | ({unrecorded} if unrecorded else set())
 
 
 @per_snapshot
