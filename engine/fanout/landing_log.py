@@ -41,6 +41,10 @@ class LandingLog:
         self.relation = relation
         self.table = Name(workspace, relation.name)
 
+    def exists(self) -> bool:
+        """Whether the table exists. A push drops it before the files without the datasource are deployed."""
+        return bool(self._warehouse.query(f"EXISTS TABLE {self.table.sql()}").rows[0][0])
+
     def head(self) -> int:
         """The number of the newest block; 0 for an empty table. Reads no rows."""
         return newest_block_in_parts(self._warehouse, self.table)

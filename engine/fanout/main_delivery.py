@@ -45,22 +45,27 @@ class MainDelivery:
         """Resume where the last process stopped, and redeliver what it may have delivered in part."""
         main, own = self._journal.read(self._datasource)
         landing = self._nests.log()
-        head = landing.head()
-        if main is None or main.at > head:
+        head, exists = landing.head(), landing.exists()
+
+        def is_known(offset: Offset) -> bool:
+            return exists and offset.at <= head
+
+        if main is None or not is_known(main):
             # Either this is the first start, or the newest blocks were removed and the engine will use their numbers
-            # again.
+            # again; or a push that was removing the datasource was killed.
             main = Offset.start(head)
             self._journal.write(self._datasource, main)
         copies = self._nests.copies()
         lagging: dict[Offset, set[str]] = {}
         for tenant, offset in own.items():
             if not copies.get(tenant, True):
-                lagging.setdefault(offset if offset.at <= head else Offset.start(head), set()).add(tenant)
+                lagging.setdefault(offset if is_known(offset) else Offset.start(head), set()).add(tenant)
         # A view fills the copy, or the copy no longer exists, so this consumer does not deliver to it.
         self._journal.delete(self._datasource, [t for t in own if copies.get(t, True)])
         self._groups.restore(main, {t for t, view in copies.items() if not view} - own.keys(), lagging)
         # The delivery of a single batch is not recorded, so any unacknowledged batch may be delivered in part.
-        for log_range in [main.log_range] if main.log_range else partly_delivered(landing.blocks(main.at), main):
+        blocks = landing.blocks(main.at) if exists else []
+        for log_range in [main.log_range] if main.log_range else partly_delivered(blocks, main):
             self._groups.main.offset = self._groups.main.offset.began(log_range)
             self._deliver(log_range)
 

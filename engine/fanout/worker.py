@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -35,6 +36,7 @@ from engine.fanout.main_delivery import MainDelivery
 from engine.fanout.nest_writer import NestWriter
 from engine.fanout.offsets import ConsumerGroup, Offset, OffsetJournal
 from engine.plan.view_lock import ConsumedUpTo
+from engine.warehouse.errors import is_missing_table
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
@@ -74,9 +76,9 @@ class FanoutWorker(threading.Thread):
         """
         self._queue = BatchQueue(self._wake)
         self._groups = ConsumerGroups(self._wake)
-        nests = NestWriter(workspace, datasource, pool)
-        self._main = MainDelivery(nests, journal, self._groups, self._queue)
-        self._catch_up = CatchUp(nests, journal, self._groups, self._main)
+        self._nests = NestWriter(workspace, datasource, pool)
+        self._main = MainDelivery(self._nests, journal, self._groups, self._queue)
+        self._catch_up = CatchUp(self._nests, journal, self._groups, self._main)
         self._closed = False
         self.delivery_lock = threading.RLock()
         """Held during a delivery, and by changes to views together with the insert lock."""
@@ -168,14 +170,15 @@ class FanoutWorker(threading.Thread):
             try:
                 self._wait()
                 self._gather()
-                with self.delivery_lock:
+                with self.delivery_lock, self._unless_removed():
                     self._turn()
             except RookeryError as exc:
                 if self._closed or exc.code is CLOSED:
                     break
                 if exc.code is UNKNOWN_DATASOURCE:
                     # The datasource is being removed, and this worker is about to be closed.
-                    time.sleep(0.1)
+                    with self._wake:
+                        self._wake.wait(RETRY_PAUSE_SECONDS)
                     continue
                 log.error("fan-out failed", datasource=self.datasource, error=exc)
                 time.sleep(RETRY_PAUSE_SECONDS)
@@ -183,6 +186,16 @@ class FanoutWorker(threading.Thread):
                 log.exception("fan-out failed", datasource=self.datasource)
                 time.sleep(RETRY_PAUSE_SECONDS)
         self._queue.abandon()
+
+    @contextmanager
+    def _unless_removed(self) -> Iterator[None]:
+        """Raise RK5005 instead of the database's error if landing's table no longer exists."""
+        try:
+            yield
+        except RookeryError as exc:
+            if is_missing_table(exc) and not self._nests.log().exists():
+                raise RookeryError(UNKNOWN_DATASOURCE, f"the table of `{self.datasource}` no longer exists") from exc
+            raise
 
     def _wait(self) -> None:
         """Wait for a batch, the next poll, or the next attempt of a lagging group."""

@@ -190,9 +190,14 @@ def is_transient(exc: RookeryError) -> bool:
     return number in OVERLOAD and not exceeds_own_memory(exc)
 
 
+def is_missing_table(exc: BaseException | None) -> bool:
+    """Whether a statement failed because a table does not exist."""
+    return getattr(exc, "engine_code", None) == _UNKNOWN_TABLE
+
+
 def is_lost_stage(exc: BaseException | None) -> bool:
     """Whether a stage no longer exists: a ClickHouse server was restarted, and had it in memory."""
-    return getattr(exc, "engine_code", None) == _UNKNOWN_TABLE and getattr(exc, "code", None) in _TRANSIENT
+    return is_missing_table(exc) and getattr(exc, "code", None) in _TRANSIENT
 
 
 def is_caused_by_rows(exc: RookeryError) -> bool:
