@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
 
 from engine.errors import BUSY, TOO_MANY, RookeryError
 from engine.warehouse.port import Usage
@@ -42,6 +43,19 @@ class ReaderQueue:
     def is_wanted(self, caller: Hashable) -> bool:
         """Whether a caller with fewer readers waits for one."""
         return any(self.running(c) < self.running(caller) for c in self._waiting)
+
+    def others_wait(self, caller: Hashable) -> bool:
+        """Whether a reader that this caller returns would go to another one."""
+        return any(c != caller and self.running(c) < self._share for c in self._waiting)
+
+    @asynccontextmanager
+    async def turn(self, caller: Hashable) -> AsyncIterator[None]:
+        """A reader for the duration of a block; see `enter`."""
+        await self.enter(caller)
+        try:
+            yield
+        finally:
+            self.leave(caller)
 
     async def enter(self, caller: Hashable) -> None:
         """Get a reader, waiting for it if necessary. Call `leave` when the query has ended.

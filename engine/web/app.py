@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,6 +23,7 @@ from engine.control.health import Health
 from engine.control.recovery import finish
 from engine.control.unfinished_tenants import unfinished_tenants_of
 from engine.errors import RookeryError
+from engine.ingest.formats.parquet_process import Limits
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.observe import events as log_events
@@ -47,6 +46,7 @@ from engine.web.access import guarded
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath
 from engine.web.future_bridge import FutureBridge
+from engine.web.parquet_reader import PROCESSES, ParquetReader
 from engine.web.request_log import LoggedRequests, RequestLog, paths_by_endpoint
 from engine.web.services import Services
 from engine.web.streaming import UnsentMemory
@@ -57,10 +57,6 @@ WATCH_SECONDS = 0.5
 """Interval at which the registry is read for changes by other servers."""
 CONTROL_THREADS = 16
 """Number of threads that run control work at the same time."""
-PARQUET_PROCESSES, PARQUET_PROCESSES_PER_WRITER = 4, 2
-"""Maximum number of processes that read Parquet files at the same time, and of those for one writer. Each may take
-ROOKERY_MAX_PARQUET_MEMORY.
-"""
 
 
 class Application(Starlette):
@@ -95,12 +91,14 @@ def _routes(events: Events) -> list[Route]:
 def _services(workspace: Workspace) -> Services:
     """The services of an application. Must be called on its event loop."""
     settings = workspace.settings
+    # In addition to the threads that wait for the processes of Parquet files.
+    uploads = anyio.CapacityLimiter(settings.writers + 2 * PROCESSES)
     return Services(
         workspace=workspace,
         queries=Queries(workspace),
         gateway=Gateway(workspace, StagingPool(workspace)),
         limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
-        uploads=anyio.CapacityLimiter(settings.writers + PARQUET_PROCESSES),
+        uploads=uploads,
         control=anyio.CapacityLimiter(CONTROL_THREADS),
         # Streams already hold database handles. With a separate limiter, they never wait for a thread behind requests
         # that wait for a handle.
@@ -111,8 +109,7 @@ def _services(workspace: Workspace) -> Services:
         reader_queue=ReaderQueue(
             settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout
         ),
-        # A turn lasts as long as a file, so writers wait for theirs without a limit.
-        parquet_queue=ReaderQueue(PARQUET_PROCESSES, PARQUET_PROCESSES_PER_WRITER, sys.maxsize, math.inf),
+        parquet_reader=ParquetReader(Limits(settings.max_parquet_memory, settings.max_parquet_bytes), uploads),
         health=Health(workspace),
     )
 

@@ -73,11 +73,8 @@ async def receipt(request: Request) -> Response:
     key, claims = checked_key(request.path_params["key"]), claims_of(request.scope)
     find = partial(services.gateway.receipts.show, authorize.for_receipts(claims), key)
     # Counted as a query, so that many of them do not delay other callers.
-    await services.reader_queue.enter(claims.caller)
-    try:
+    async with services.reader_queue.turn(claims.caller):
         return JSONResponse(await anyio.to_thread.run_sync(find, limiter=services.limiter))
-    finally:
-        services.reader_queue.leave(claims.caller)
 
 
 async def datasources_route(request: Request) -> Response:

@@ -35,11 +35,8 @@ async def run_to_end(request: Request, query: QueryRequest, run: Callable[[Query
     becomes free.
     """
     services, caller = services_of(request), query.claims.caller
-    await services.reader_queue.enter(caller)
-    try:
+    async with services.reader_queue.turn(caller):
         return await run_watched(request, services, query.ticket, partial(run, query))
-    finally:
-        services.reader_queue.leave(caller)
 
 
 async def respond(

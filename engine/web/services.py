@@ -13,6 +13,7 @@ from engine.ingest.gateway import Gateway
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.web.future_bridge import FutureBridge
+from engine.web.parquet_reader import ParquetReader
 from engine.web.streaming import UnsentMemory
 from engine.workspace.workspace import Workspace
 
@@ -41,8 +42,7 @@ class Services:
     appended: FutureBridge
     """Passes the results of appends from threads to the event loop."""
     reader_queue: ReaderQueue
-    parquet_queue: ReaderQueue
-    """The turns of writers whose Parquet files are read by separate processes."""
+    parquet_reader: ParquetReader
     health: Health
     stopping: bool = False
     """Whether the server is shutting down and is no longer ready."""

@@ -19,13 +19,10 @@ from starlette.requests import Request
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import Append, AppendResult, writer_id
 from engine.ingest.formats.body_rows import Chunker
-from engine.ingest.formats.parquet import split_parquet
-from engine.ingest.formats.parquet_shapes import ParquetPlan
 from engine.ingest.idempotency.keys import part_key
 from engine.ingest.memory_budget import MemoryBudget
 from engine.ingest.replace import Replacement
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
-from engine.ingest.values.parquet_plan import plan_of
 from engine.observe.requests import note_append
 from engine.plurals import counted
 from engine.schema import Name
@@ -38,8 +35,6 @@ from engine.workspace.disk import require_spool_space
 MAX_BATCHES_IN_FLIGHT = 2
 """Batches of one upload that are stored at the same time."""
 UNLIMITED_BYTES = 1 << 60
-WHOLE_PARQUET_BYTES = 32 << 20
-"""Maximum size of a Parquet file that is stored as one batch."""
 MAX_BYTES_IN_MEMORY = 1 << 20
 """Maximum size of a Parquet file in memory while it arrives. A larger one is on disk, so that many slow uploads take
 little memory.
@@ -192,36 +187,14 @@ class Upload:
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
                 if file.tell() > MAX_BYTES_IN_MEMORY:
                     budget.release_all()
-            size = file.tell()
-            if not size:
+            if not file.tell():
                 return
-            workspace = self._services.workspace
-            source = workspace.current.build.datasources[self._writer.datasource]
-            plan = await anyio.to_thread.run_sync(plan_of, cast(BinaryIO, file), source, limiter=limiter)
-            file.seek(0)
-            if size <= WHOLE_PARQUET_BYTES and not plan.columns:
-                # From here on, the batch is counted.
-                budget.release_all()
-                yield file.read()
-                return
-            async with aclosing(self._split_parquet(cast(BinaryIO, file), plan)) as batches:
+            source = self._services.workspace.current.build.datasources[self._writer.datasource]
+            writer = writer_id(self._writer.tenant, self._writer.token)
+            read = self._services.parquet_reader.batches(cast(BinaryIO, file), source, writer, budget)
+            async with aclosing(read) as batches:
                 async for batch in batches:
                     yield batch
-
-    async def _split_parquet(self, file: BinaryIO, plan: ParquetPlan) -> AsyncGenerator[bytes]:
-        """The batches of a Parquet file, in the writer's turn: each file takes a process with much memory."""
-        queue, writer = self._services.parquet_queue, writer_id(self._writer.tenant, self._writer.token)
-        settings, limiter = self._services.workspace.settings, self._services.uploads
-        await queue.enter(writer)
-        try:
-            batches = split_parquet(file, settings.max_parquet_memory, settings.max_parquet_bytes, plan)
-            try:
-                while batch := await anyio.to_thread.run_sync(next, batches, b"", limiter=limiter):
-                    yield batch
-            finally:
-                batches.close()
-        finally:
-            queue.leave(writer)
 
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
         """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file occupies."""

@@ -1,16 +1,21 @@
-"""Parquet files: broken ones are the sender's fault and never the server's; nulls take defaults, whatever their type."""
+"""Parquet files: broken ones are the sender's fault and never the server's. Values do not depend on the form of a file,
+and nulls take defaults, whatever their type.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet.encryption import CryptoFactory, EncryptionConfiguration, KmsClient, KmsConnectionConfig
 
 from engine.errors import RookeryError
 from engine.ingest.formats.parquet_process import READ_ERRORS, unpack
@@ -23,6 +28,8 @@ COLUMNS = {
     "text": "String",
     "maybe": "Nullable(Int64)",
     "at": "DateTime('UTC')",
+    "moment": "DateTime64(6, 'UTC')",
+    "exact": "Decimal(18, 4)",
     "object": "JSON",
     "pair": "Tuple(a Int32, b Nullable(String), c Tuple(d Array(Int8)))",
     "list": "Array(Int32)",
@@ -160,3 +167,116 @@ def test_a_null_takes_the_default(rookery: Rookery) -> None:
     assert stored(rookery, {"pair": pa.array([value, {"a": 1, "b": None, "c": None}], PAIR)}) == [
         (2, "(1,NULL,([]))")
     ]
+
+
+# Every row with its values in the file, and as they are shown.
+SENT: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    (
+        {"text": "a", "maybe": -(2**63), "moment": 1_763_700_000_123_456, "exact": Decimal("-1.2300"),
+         "pair": {"a": 1, "b": None, "c": {"d": [1, 2]}}, "list": [1, -2], "map": [("a", 1)], "pairs": [{"a": 1, "b": "x"}]},
+        ("a", "-9223372036854775808", "2025-11-21 04:40:00.123456", "-1.23", "(1,NULL,([1,2]))", "[1,-2]", "{'a':1}", "[(1,'x')]"),
+    ),
+    (
+        {},
+        ("none", "NULL", "1970-01-01 00:00:00.000000", "0", "(0,NULL,([]))", "[]", "{}", "[]"),
+    ),
+    (
+        {"text": "", "maybe": 2**63 - 1, "moment": -1, "exact": Decimal("99999999999999.9999"),
+         "pair": {"a": 2, "b": "é", "c": {"d": []}}, "list": [], "map": [], "pairs": []},
+        ("", "9223372036854775807", "1969-12-31 23:59:59.999999", "99999999999999.9999", "(2,'é',([]))", "[]", "{}", "[]"),
+    ),
+]  # fmt: skip
+TYPES = {
+    "text": pa.string(),
+    "maybe": pa.int64(),
+    "moment": pa.timestamp("us"),
+    "exact": pa.decimal128(18, 4),
+    "pair": PAIR,
+    "list": pa.list_(pa.int32()),
+    "map": pa.map_(pa.string(), pa.int32()),
+    "pairs": pa.list_(pa.struct([("a", pa.int32()), ("b", pa.string())])),
+}
+PLAIN = {"use_dictionary": False}
+FORMS: dict[str, dict[str, Any]] = {
+    **{codec: {"compression": codec} for codec in ("none", "snappy", "gzip", "brotli", "zstd", "lz4")},
+    **{f"{codec} in pages of version 2": {"compression": codec, "data_page_version": "2.0"} for codec in ("none", "zstd")},
+    "without dictionaries": PLAIN,
+    "many pages": {**PLAIN, "data_page_size": 1, "write_batch_size": 1},
+    "a row in each group": {"row_group_size": 1},
+    "indexes of pages": {"write_page_index": True, "data_page_size": 1},
+    "Bloom filters": {"bloom_filter_options": {"text": {"ndv": 10, "fpp": 0.1}}},
+    "checksums": {"write_page_checksum": True},
+    "no statistics": {"write_statistics": False},
+    "times of 96 bits": {"use_deprecated_int96_timestamps": True},
+    "version 1": {"version": "1.0", "coerce_timestamps": "us"},
+    "decimals as integers": {"store_decimal_as_integer": True},
+    "old names of lists": {"use_compliant_nested_type": False},
+    "no schema of the library": {"store_schema": False},
+    "differences": {**PLAIN, "column_encoding": {"maybe": "DELTA_BINARY_PACKED", "text": "DELTA_BYTE_ARRAY"}},
+    "lengths": {**PLAIN, "column_encoding": {"maybe": "BYTE_STREAM_SPLIT", "text": "DELTA_LENGTH_BYTE_ARRAY"}},
+}  # fmt: skip
+
+
+def in_form(first: int, options: dict[str, Any]) -> bytes:
+    columns = {name: pa.array([sent.get(name) for sent, _ in SENT], type) for name, type in TYPES.items()}
+    return written({"id": pa.array(range(first, first + len(SENT)), pa.uint32()), **columns}, **options)
+
+
+def test_values_do_not_depend_on_the_form_of_a_file(rookery: Rookery) -> None:
+    """Read as a whole by the engine, and in parts."""
+    first = 0
+    for options in FORMS.values():
+        parts = unpack(io.BytesIO(in_form(first + len(SENT), options)), 1 << 40, UNCHANGED)
+        for body in (in_form(first, options), *(part.data for part in parts)):
+            outcome = rookery.gateway.append("rows", body, Input.PARQUET).result(60)
+            assert (outcome.quarantined, outcome.refused) == (0, 0), options
+        first += 2 * len(SENT)
+    shown = ", ".join(f"ifNull(toString({name}), 'NULL')" for name in TYPES)
+    rows = rookery.rows(f"SELECT {shown} FROM main.rows ORDER BY id")
+    rookery.run("TRUNCATE TABLE main.rows")
+    size = 2 * len(SENT)
+    assert len(rows) == size * len(FORMS)
+    for number, form in enumerate(FORMS):
+        assert rows[number * size : (number + 1) * size] == [values for _, values in SENT] * 2, form
+
+
+def _in_groups(*sizes: int) -> bytes:
+    """A file with row groups of these sizes."""
+    table = pa.table({"id": pa.array(range(sum(sizes)), pa.uint32())})
+    sink, first = io.BytesIO(), 0
+    with pq.ParquetWriter(sink, table.schema) as writer:
+        for size in sizes:
+            writer.write_table(table.slice(first, size))
+            first += size
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (0, 2, 0, 0, 1, 0)], ids=str)
+def test_groups_without_rows(rookery: Rookery, sizes: tuple[int, ...]) -> None:
+    body = _in_groups(*sizes)
+    for data in (body, *(part.data for part in unpack(io.BytesIO(body), 1 << 40, UNCHANGED))):
+        assert rookery.gateway.append("rows", data, Input.PARQUET).result(60).rows == sum(sizes)
+    rookery.run("TRUNCATE TABLE main.rows")
+
+
+class _Keys(KmsClient):
+    """Keys that are kept with what they encrypt."""
+
+    def wrap_key(self, key: bytes, _: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, key: bytes, _: str) -> bytes:
+        return base64.b64decode(key)
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_encrypted_files_are_refused(rookery: Rookery, is_readable: bool) -> None:
+    """Also those whose metadata are readable."""
+    encryption = EncryptionConfiguration("a", column_keys={"a": ["text"]}, plaintext_footer=is_readable)
+    keys = CryptoFactory(lambda _: _Keys()).file_encryption_properties(KmsConnectionConfig(), encryption)
+    body = written({"id": IDS, "text": pa.array(["a", "b"])}, encryption_properties=keys)
+    with pytest.raises(RookeryError) as caught:
+        rookery.gateway.append("rows", body, Input.PARQUET).result(60)
+    assert (caught.value.code.id, caught.value.code.status) == ("RK5001", 400)
+    with pytest.raises(READ_ERRORS):
+        list(unpack(io.BytesIO(body), 1 << 40, UNCHANGED))

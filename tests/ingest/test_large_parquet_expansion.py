@@ -13,7 +13,8 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.ingest.formats.parquet import split_parquet
-from engine.web.uploads import WHOLE_PARQUET_BYTES
+from engine.ingest.formats.parquet_process import Limits
+from engine.web.parquet_reader import WHOLE_PARQUET_BYTES
 from tests.support.server import Server, running
 
 MIB = 1 << 20
@@ -75,7 +76,7 @@ def test_undeclared_expansion_is_limited_by_memory() -> None:
     with TemporaryFile() as file:
         file.write(_lists_of_one_text(3_000, 2 * MIB))
         with pytest.raises(RookeryError) as caught:
-            list(split_parquet(file, 512 * MIB, 1 << 60))
+            list(split_parquet(file, Limits(512 * MIB, 1 << 60)))
     assert caught.value.code.id == "RK5030"
     assert "memory" in caught.value.message
 
@@ -84,5 +85,5 @@ def test_broken_files_are_client_errors() -> None:
     with TemporaryFile() as file:
         file.write(b"PAR1" + bytes(1000) + b"PAR1")
         with pytest.raises(RookeryError) as caught:
-            list(split_parquet(file, 512 * MIB, 1 << 60))
+            list(split_parquet(file, Limits(512 * MIB, 1 << 60)))
     assert caught.value.code.id == "RK5001"

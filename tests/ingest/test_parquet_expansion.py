@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.ingest.formats.parquet import split_parquet
+from engine.ingest.formats.parquet_process import Limits
 from engine.web.uploads import MAX_BYTES_IN_MEMORY
 from tests.support.server import running
 
@@ -48,10 +49,10 @@ def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
 def test_chunks_of_a_large_file_store_shared_texts_once() -> None:
     with TemporaryFile() as file:
         file.write(_file(2_000, 1 << 20, 40 << 20))
-        (piece,) = split_parquet(file, 2 << 30, 1 << 40)
-    assert len(piece) < 60 << 20
+        (part,) = split_parquet(file, Limits(2 << 30, 1 << 40))
+    assert len(part.data) < 60 << 20
     assert pa.default_memory_pool().max_memory() < 1 << 30
-    assert pq.ParquetFile(io.BytesIO(piece)).metadata.num_rows == 2_000
+    assert pq.ParquetFile(io.BytesIO(part.data)).metadata.num_rows == 2_000
 
 
 def test_a_file_spooled_to_disk_respects_the_reserve_of_free_space(tmp_path: Path) -> None:

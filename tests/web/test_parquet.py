@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.web.app import PARQUET_PROCESSES_PER_WRITER
+from engine.web.parquet_reader import PROCESSES_PER_WRITER
 from tests.support.server import Server
 from tests.support.soak import soaking
 from tests.web.responses import refused
@@ -106,7 +106,7 @@ def test_few_processes_read_the_files_of_one_writer(orders: Orders) -> None:
             with suppress(FileNotFoundError):
                 seen.add(sum(len((task / "children").read_text().split()) for task in tasks.iterdir()))
     assert [s.result().json()["rows"] for s in sent] == [1] * 6
-    assert 0 < max(seen) <= PARQUET_PROCESSES_PER_WRITER
+    assert 0 < max(seen) <= PROCESSES_PER_WRITER
 
 
 def test_nulls_in_lists_of_structs(orders: Orders) -> None:

@@ -11,9 +11,13 @@ from typing import IO, BinaryIO
 
 from engine.errors import BAD_ROW, PARQUET_TOO_LARGE, RookeryError
 from engine.ingest.formats import parquet_process
-from engine.ingest.formats.parquet_process import FAILURE_MARK, LENGTH_BYTES
+from engine.ingest.formats.parquet_process import BEGINNING, FAILURE_MARK, HEADER, Limits, Part, Place
 from engine.ingest.formats.parquet_shapes import UNCHANGED, ParquetPlan
 
+SMALL_ROWS_BYTES = 16 << 20
+"""Maximum size of the rows of a small file, decompressed. Each value counts as at least one byte."""
+_SMALL_LIMITS = Limits(memory=256 << 20, total=SMALL_ROWS_BYTES, seconds=3)
+"""What reading a small file may take."""
 _MAX_REASON_BYTES = 4096
 _IMPORT_ROOT = Path(__file__).resolve().parents[3]
 """The directory from which this package is imported."""
@@ -27,28 +31,44 @@ The library works without numpy, whose import takes a third of the start.
 """
 
 
-def split_parquet(file: BinaryIO, memory: int, total: int, plan: ParquetPlan = UNCHANGED) -> Generator[bytes]:
+def read_small(file: BinaryIO, limits: Limits, plan: ParquetPlan = UNCHANGED) -> list[bytes] | None:
+    """Return all parts of a file that declares small rows; see `split_parquet`.
+
+    None if the file has more than it declares, so that reading it exceeds what a small file may take.
+    """
+    small = Limits(*(min(own, any_file) for own, any_file in zip(_SMALL_LIMITS, limits, strict=True)))
+    try:
+        return [part.data for part in split_parquet(file, small, plan)]
+    except RookeryError as exc:
+        if exc.code is not PARQUET_TOO_LARGE:
+            raise
+        return None
+
+
+def split_parquet(
+    file: BinaryIO, limits: Limits, plan: ParquetPlan = UNCHANGED, start: Place = BEGINNING
+) -> Generator[Part]:
     """Yield the rows of a file on disk, in order and reshaped as planned, as smaller Parquet files.
 
-    A separate process reads the file and may allocate `memory` bytes; it ends when the generator is closed. Raises
-    RK5001 if the file is not a Parquet file or cannot be reshaped, and RK5030 if the memory does not suffice or the
-    rows exceed `total` bytes.
+    A separate process reads the file within the limits; it ends when the generator is closed. Reading can begin again
+    at the end of any part. Raises RK5001 if the file is not a Parquet file or cannot be reshaped, and RK5030 if it
+    exceeds a limit.
     """
     file.seek(0)
     # Read in a separate process, because the library allocates as much memory as the file declares: a hostile file
     # would end this process.
     # With -P, no module is imported from the current directory.
-    command = [sys.executable, "-P", "-c", _RUN, str(_IMPORT_ROOT), str(memory), str(total), plan.as_json()]
+    command = [sys.executable, "-P", "-c", _RUN, str(_IMPORT_ROOT), plan.as_json(), *map(str, (*limits, *start))]
     process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     try:
         while True:
-            length = int.from_bytes(_read(process.stdout, LENGTH_BYTES, memory), "big")
+            length, *end = HEADER.unpack(_read(process.stdout, HEADER.size, limits))
             if length == FAILURE_MARK:
-                raise _refused(process.stdout.read(_MAX_REASON_BYTES).decode(errors="replace"), memory, total)
+                raise _refused(process.stdout.read(_MAX_REASON_BYTES).decode(errors="replace"), limits)
             if not length:
                 return
-            yield _read(process.stdout, length, memory)
+            yield Part(_read(process.stdout, length, limits), Place(*end))
     finally:
         with suppress(ProcessLookupError):
             # Done even if the generator is closed early because the client has disconnected.
@@ -57,34 +77,34 @@ def split_parquet(file: BinaryIO, memory: int, total: int, plan: ParquetPlan = U
         process.wait()
 
 
-def _read(stream: IO[bytes], length: int, memory: int) -> bytes:
+def _read(stream: IO[bytes], length: int, limits: Limits) -> bytes:
     """Read exactly `length` bytes. Raises RK5030 if the process ends earlier, because it ran out of memory or
     crashed.
     """
     # A process that crashes may have written any length, so this one does not allocate whatever it says.
-    data = stream.read(length) if length <= memory or length == LENGTH_BYTES else b""
+    data = stream.read(length) if length <= limits.memory else b""
     if len(data) < length:
-        raise _out_of_memory(memory)
+        raise _out_of_memory(limits)
     return data
 
 
-def _out_of_memory(memory: int) -> RookeryError:
+def _out_of_memory(limits: Limits) -> RookeryError:
     return RookeryError(
         PARQUET_TOO_LARGE,
-        f"the Parquet file cannot be opened in {memory:,} bytes of memory",
+        f"the Parquet file cannot be opened in {limits.memory:,} bytes of memory",
         hint="write smaller row groups and values, or several files; the limit is ROOKERY_MAX_PARQUET_MEMORY",
     )
 
 
-def _refused(reason: str, memory: int, total: int) -> RookeryError:
+def _refused(reason: str, limits: Limits) -> RookeryError:
     """Return the error for the reason that the process wrote: a word and a detail, as `parquet_process` has them."""
     kind, _, detail = reason.partition(" ")
     if kind == "memory":
-        return _out_of_memory(memory)
+        return _out_of_memory(limits)
     if kind == "total":
         return RookeryError(
             PARQUET_TOO_LARGE,
-            f"the rows of the Parquet file are {int(detail):,} bytes; at most {total:,} are allowed",
+            f"the rows of the Parquet file are {int(detail):,} bytes; at most {limits.total:,} are allowed",
             hint="send them in several files; the limit is ROOKERY_MAX_PARQUET_BYTES",
         )
     if kind == "shape":

@@ -61,6 +61,8 @@ class ParquetPlan:
     columns: tuple[PlannedColumn, ...] = ()
     dropped: frozenset[str] = frozenset()
     """The file's columns that only planned columns read."""
+    is_small: bool = False
+    """Whether the rows that the file declares are small."""
 
     def as_json(self) -> str:
         return json.dumps({"columns": [asdict(c) for c in self.columns], "dropped": sorted(self.dropped)})

@@ -7,6 +7,7 @@ structs and lists of the file. A struct becomes a map if the column is a `Map`: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import SEEK_END
 from typing import BinaryIO, Literal
 
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import PARQUET_TOO_LARGE, RookeryError
-from engine.ingest.formats.parquet_process import READ_ERRORS
+from engine.ingest.formats.parquet import SMALL_ROWS_BYTES
+from engine.ingest.formats.parquet_process import READ_ERRORS, declared_bytes
 from engine.ingest.formats.parquet_shapes import UNCHANGED, Conversion, ParquetPlan, PlannedColumn, Step, is_list
 from engine.project.datasource import Column, Datasource
 from engine.warehouse.type_names import Type, parse_type
@@ -27,36 +29,50 @@ _TEXTS = frozenset({"String", "FixedString"})
 LENGTH_AND_MARK_BYTES = 8
 """A file ends with the length of its metadata and a mark, of four bytes each."""
 MAX_METADATA_BYTES = 16 << 20
-"""Maximum size of a file's metadata. This process reads them, and they take twenty times as much memory."""
+"""Maximum size of a file's metadata. This process reads them, and they take forty times as much memory."""
+SMALL_METADATA_BYTES = 1 << 20
+"""Maximum size of metadata that several threads may read at the same time."""
+MAX_COLUMNS = 10_000
+"""Maximum number of columns of a file and fields in them. Each part of a large file has metadata of all of them."""
+
+
+def sizes(file: BinaryIO) -> tuple[int, int]:
+    """The sizes of a file and of the metadata at its end, in bytes. Raises RK5030 if these are too large."""
+    size = file.seek(0, SEEK_END)
+    if size < LENGTH_AND_MARK_BYTES:
+        return size, 0
+    file.seek(-LENGTH_AND_MARK_BYTES, SEEK_END)
+    metadata = int.from_bytes(file.read(4), "little")
+    if metadata > size:
+        # It is refused when the file is read.
+        return size, 0
+    if metadata > MAX_METADATA_BYTES:
+        raise RookeryError(
+            PARQUET_TOO_LARGE,
+            f"the metadata of the Parquet file are {metadata:,} bytes; at most {MAX_METADATA_BYTES:,} are allowed",
+            hint="write larger row groups, fewer columns, or several files",
+        )
+    return size, metadata
 
 
 def plan_of(file: BinaryIO, source: Datasource) -> ParquetPlan:
     """The plan for a file. It is also empty for a broken file, which is reported when it is read.
 
-    Raises RK5030 if its metadata are too large.
+    Raises RK5030 if it has too many columns.
     """
-    _check_metadata(file)
     file.seek(0)
     try:
-        schema = pq.read_schema(file)
+        parquet = pq.ParquetFile(file)
+        schema, metadata = parquet.schema_arrow, parquet.metadata
     except READ_ERRORS:
         return UNCHANGED
-    return _plan(schema, source)
-
-
-def _check_metadata(file: BinaryIO) -> None:
-    """Raise RK5030 if the metadata at the end of a file are too large. Their length is in front of the last mark."""
-    if file.seek(0, SEEK_END) < LENGTH_AND_MARK_BYTES:
-        return
-    file.seek(-LENGTH_AND_MARK_BYTES, SEEK_END)
-    size = int.from_bytes(file.read(4), "little")
-    # A length beyond the file's beginning is refused when the file is read.
-    if MAX_METADATA_BYTES < size <= file.seek(0, SEEK_END):
+    if metadata.num_columns > MAX_COLUMNS:
         raise RookeryError(
             PARQUET_TOO_LARGE,
-            f"the metadata of the Parquet file are {size:,} bytes; at most {MAX_METADATA_BYTES:,} are allowed",
-            hint="write larger row groups, fewer columns, or several files",
+            f"the Parquet file has {metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are allowed",
+            hint="leave out columns that the datasource does not have",
         )
+    return replace(_plan(schema, source), is_small=declared_bytes(metadata) <= SMALL_ROWS_BYTES)
 
 
 def _plan(schema: pa.Schema, source: Datasource) -> ParquetPlan:

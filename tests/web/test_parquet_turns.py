@@ -1,0 +1,182 @@
+"""Whose Parquet files are read, and in which order: small ones at any time, large ones in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, cast
+
+import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import RookeryError
+from engine.ingest.formats import parquet_process
+from engine.ingest.formats.parquet import split_parquet
+from engine.ingest.formats.parquet_process import Limits, unpack
+from engine.ingest.formats.parquet_shapes import UNCHANGED
+from engine.ingest.memory_budget import BodyMemory
+from engine.ingest.values import parquet_plan
+from engine.ingest.values.parquet_plan import MAX_COLUMNS, SMALL_METADATA_BYTES, plan_of
+from engine.project.datasource import Datasource
+from engine.project.parse import parse_source
+from engine.web.parquet_reader import PARTS_PER_TURN, ParquetReader
+
+MIB = 1 << 20
+LIMITS = Limits(512 * MIB, 1 << 30)
+# The address and the city take a process: a file has the one as a number in a list, and the other in a struct.
+TEXT = """
+columns:
+  - {name: city, type: String, json: $.to.city}
+  - {name: hosts, type: Array(IPv4)}
+engine: {sorting_key: [city]}
+"""
+SOURCE = cast(Datasource, parse_source(TEXT, "datasources/visits.yaml", "visits"))
+CITY = pa.array([{"city": "Bern"}])
+
+
+@contextmanager
+def written(table: pa.Table, **options: Any) -> Iterator[BinaryIO]:
+    with TemporaryFile() as file:
+        pq.write_table(table, file, **options)
+        yield file
+
+
+def repeated(array: pa.Array, rows: int) -> pa.Array:
+    return array.take(pa.array([0] * rows))
+
+
+def run_scene(scene: Callable[[ParquetReader], Awaitable[None]]) -> None:
+    async def within() -> None:
+        await asyncio.wait_for(scene(ParquetReader(LIMITS, anyio.CapacityLimiter(20))), 60)
+
+    asyncio.run(within())
+
+
+async def rows_of(reader: ParquetReader, file: BinaryIO, writer: str, order: list[str] | None = None) -> int:
+    """The rows of a file that is read to its end. Each batch adds its writer to the order."""
+    rows = 0
+    async with aclosing(reader.batches(file, SOURCE, writer, BodyMemory(1 << 30).budget(writer))) as batches:
+        async for batch in batches:
+            rows += pq.ParquetFile(io.BytesIO(batch)).metadata.num_rows
+            if order is not None:
+                order.append(writer)
+    return rows
+
+
+async def take_large_turns(reader: ParquetReader) -> None:
+    for writer in ("x", "x", "y", "y"):
+        await reader.large.enter(writer)
+
+
+def test_a_small_file_waits_for_no_large_one() -> None:
+    async def scene(reader: ParquetReader) -> None:
+        await take_large_turns(reader)
+        with written(pa.table({"to": repeated(CITY, 1000)})) as file:
+            assert await rows_of(reader, file, "z") == 1000
+
+    run_scene(scene)
+
+
+def test_a_file_with_more_than_it_declares_takes_a_turn_of_a_large_one() -> None:
+    """Its one long text is stored once, and a list repeats it in each row."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 40, pa.int32()), pa.array(["x" * MIB]))
+    lists = pa.ListArray.from_arrays(pa.array(range(41), pa.int32()), texts)
+
+    async def scene(reader: ParquetReader) -> None:
+        await take_large_turns(reader)
+        with written(pa.table({"to": repeated(CITY, 40), "l": lists}), store_schema=False) as file:
+            assert plan_of(file, SOURCE).is_small
+            reading = asyncio.ensure_future(rows_of(reader, file, "z"))
+            while not reader.large.usage().waiting:
+                await asyncio.sleep(0.01)
+            assert reader.small.usage().in_use == 0 and not reading.done()
+            reader.large.leave("x")
+            assert await reading == 40
+
+    run_scene(scene)
+
+
+def test_the_time_to_read_a_file_is_limited() -> None:
+    hosts = repeated(pa.array([[1] * 1000], pa.list_(pa.int64())), 2000)
+    with written(pa.table({"hosts": hosts})) as file, pytest.raises(RookeryError) as caught:
+        list(split_parquet(file, LIMITS._replace(seconds=0), plan_of(file, SOURCE)))
+    assert caught.value.code.id == "RK5030"
+
+
+def test_a_large_file_gives_its_turn_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_plan, "SMALL_ROWS_BYTES", 0)
+    parts = PARTS_PER_TURN + 5
+    rows = parts * parquet_process.PART_ROWS - 1
+
+    async def scene(reader: ParquetReader) -> None:
+        for writer in "xxy":
+            await reader.large.enter(writer)
+        order: list[str] = []
+        table = pa.table({"to": repeated(CITY, rows)})
+        with written(table, row_group_size=rows) as first, written(pa.table({"to": CITY})) as second:
+            reading = asyncio.ensure_future(rows_of(reader, first, "a", order))
+            while not order:
+                await asyncio.sleep(0.01)
+            assert await rows_of(reader, second, "b", order) == 1
+            assert await reading == rows
+        assert sorted(order) == ["a"] * parts + ["b"]
+        assert order.index("b") == PARTS_PER_TURN
+
+    run_scene(scene)
+
+
+@pytest.mark.parametrize(("group_rows", "count"), [(1, 10), (4, 12), (7, 14), (25, 11), (95, 10)])
+def test_reading_continues_after_any_part(monkeypatch: pytest.MonkeyPatch, group_rows: int, count: int) -> None:
+    """A part has rows of one group, or those of several small ones."""
+    monkeypatch.setattr(parquet_process, "PART_ROWS", 10)
+    texts = pa.array([f"{n % 3}" for n in range(95)]).dictionary_encode()
+    lists = pa.ListArray.from_arrays(range(96), texts)
+    with written(pa.table({"n": range(95), "s": texts, "l": lists}), row_group_size=group_rows) as file:
+        parts = list(unpack(file, MIB, UNCHANGED))
+        tables = [pq.read_table(io.BytesIO(part.data)) for part in parts]
+        rows = [(row["n"], row["s"], row["l"]) for table in tables for row in table.to_pylist()]
+        assert rows == [(n, f"{n % 3}", [f"{n % 3}"]) for n in range(95)]
+        assert len(tables) == count
+        for number, part in enumerate(parts, 1):
+            assert list(unpack(file, MIB, UNCHANGED, part.end)) == parts[number:]
+        with pytest.raises(parquet_process.TotalExceeded):
+            list(unpack(file, parts[-1].end.row_bytes - 1, UNCHANGED, parts[0].end))
+
+
+def test_large_metadata_are_read_one_after_the_other() -> None:
+    table = pa.table({"to": CITY})
+
+    async def scene(reader: ParquetReader) -> None:
+        await reader.metadata.enter("x")
+        with written(table.replace_schema_metadata({"k": "x" * SMALL_METADATA_BYTES})) as file:
+            reading = asyncio.ensure_future(rows_of(reader, file, "z"))
+            with written(table) as other:
+                assert await rows_of(reader, other, "z") == 1
+            assert reader.metadata.usage().waiting == 1 and not reading.done()
+            reader.metadata.leave("x")
+            assert await reading == 1
+
+    run_scene(scene)
+
+
+def test_parts_do_not_repeat_the_metadata_of_their_file() -> None:
+    table = pa.table({"to": CITY}).replace_schema_metadata({"k": "x" * SMALL_METADATA_BYTES})
+    with written(table) as file:
+        (part,) = unpack(file, MIB, UNCHANGED)
+    assert len(part.data) < 10_000
+
+
+def test_a_file_with_too_many_columns_is_refused() -> None:
+    table = pa.table({f"c{n}": pa.nulls(1, pa.int8()) for n in range(MAX_COLUMNS + 1)})
+
+    async def scene(reader: ParquetReader) -> None:
+        with written(table, write_statistics=False) as file, pytest.raises(RookeryError) as caught:
+            await rows_of(reader, file, "z")
+        assert caught.value.code.id == "RK5030" and "columns" in caught.value.message
+
+    run_scene(scene)
