@@ -8,6 +8,8 @@ from engine.errors import QUEUE_FULL, RookeryError
 
 MAX_WRITER_SHARE = 3
 """A writer's maximum share of the memory, as a multiple of the memory that is still free."""
+SMALL_BODY_BYTES = 64 << 10
+"""A body of this size may always arrive slowly."""
 
 
 class BodyMemory:
@@ -24,6 +26,11 @@ class BodyMemory:
     def reserved(self) -> int:
         """Bytes of all bodies in memory."""
         return self._reserved
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether less than a quarter of the memory is free."""
+        return self._reserved > self._limit * 3 // 4
 
     def budget(self, writer: str) -> MemoryBudget:
         """The memory budget of a writer's request."""
@@ -58,6 +65,11 @@ class MemoryBudget:
         self._memory = memory
         self._writer = writer
         self._reserved = self._window = 0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether others need the memory that is reserved here."""
+        return self._memory.is_scarce and self._reserved + self._window > SMALL_BODY_BYTES
 
     def reserve(self, size: int) -> None:
         """Reserve bytes. Raises RK5010 when the memory is used up."""

@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl
 import anyio
 import orjson
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope
 
-from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
+from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, TOO_SLOW, RookeryError
 from engine.ingest.formats.compression import OUTPUT_BYTES, Decompressor
 from engine.ingest.memory_budget import MemoryBudget
 from engine.query.arguments import Repeated
@@ -24,6 +24,8 @@ from engine.web.known_fields import check_object, check_sql
 MAX_PARAMETERS = 1000
 MAX_PARAMETER_LISTS = 100_000
 """Maximum number of lists and objects in a body with parameters: parsing them stops all other requests."""
+SLOW_BODY_SECONDS, STEADY_BYTES_PER_SECOND = 2.0, 256 << 10
+"""How long a body may pause, and how fast it has to arrive on average, while others need its memory."""
 MAX_KEY_CHARACTERS = 255
 """Longest idempotency key."""
 TENANT_HEADER = "x-rookery-tenant"
@@ -148,10 +150,13 @@ async def append_body(request: Request, limit: int, budget: MemoryBudget) -> byt
 
 
 async def decompressed_chunks(request: Request, limit: int, budget: MemoryBudget) -> AsyncIterator[bytes]:
-    """The chunks of a body as they arrive, decompressed; memory is reserved for each before it is returned."""
+    """The chunks of a body as they arrive, decompressed; memory is reserved for each before it is returned.
+
+    Raises RK4024 for a body that arrives slowly while others need its memory.
+    """
     decompressor = Decompressor(request.headers.get("content-encoding", ""), limit)
     try:
-        async for received in request.stream():
+        async for received in Request(request.scope, _receive_steadily(request.receive, budget)).stream():
             for chunk in decompressor.decompress(received):
                 budget.reserve(len(chunk))
                 budget.resize_window(decompressor.window_bytes)
@@ -165,6 +170,28 @@ async def decompressed_chunks(request: Request, limit: int, budget: MemoryBudget
     if last := decompressor.finish():
         budget.reserve(len(last))
         yield last
+
+
+def _receive_steadily(receive: Receive, budget: MemoryBudget) -> Receive:
+    """Receives a body. Raises RK4024 if its client is slow while others need the memory of what has arrived."""
+    patience = SLOW_BODY_SECONDS
+
+    async def receive_message() -> Message:
+        nonlocal patience
+        message: Message | None = None
+        while message is None:
+            since = anyio.current_time()
+            with anyio.move_on_after(SLOW_BODY_SECONDS):
+                message = await receive()
+            arrived = len(message.get("body", b"")) if message else 0
+            patience += arrived / STEADY_BYTES_PER_SECOND - (anyio.current_time() - since)
+            patience = min(patience, SLOW_BODY_SECONDS)
+            if patience < 0 and budget.is_needed:
+                text = "the request's body arrived too slowly while others needed its memory"
+                raise RookeryError(TOO_SLOW, text, hint="send it again, in parts")
+        return message
+
+    return receive_message
 
 
 def _refuse_announced_length(request: Request, limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import select
 import socket
 import sys
 import time
@@ -246,6 +247,23 @@ def test_windows_of_open_zstd_streams_count_against_the_memory_budget(server: Se
     while "rookery_waiting_bytes 0.0" not in server.admin("GET", "/metrics").text:
         assert time.monotonic() < deadline
     assert server.post(path, ant, content=begun).json()["code"] == "RK5007"
+
+
+def test_bodies_that_arrive_slowly_leave_memory_to_others(server: Server, ant: str) -> None:
+    bee, parts = server.mint(*READS, tenant="bee"), urlsplit(server.url)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((parts.hostname, parts.port))) for _ in range(2)]
+        for stream, token, size in zip(slow, (ant, bee), (9 * MIB // 2, 2 * MIB), strict=True):
+            head = (
+                "POST /v0/datasources?name=events&format=ndjson HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999\r\n"
+            )
+            stream.sendall(f"{head}authorization: Bearer {token}\r\n\r\n".encode())
+            stream.sendall(b'{"tenant": "'.ljust(size, b"x"))
+        (ended, *_), _, _ = select.select(slow, [], [], PATIENCE)
+        answer = ended.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"RK4024" in answer and b"memory" in answer
+        row = json.dumps({"tenant": "ant", "k": 1, "kind": "QUJD" * 300_000})
+        assert server.post("/v0/events?name=events&wait=true", server.admin_token, content=row).status_code == 200
 
 
 def test_parquet_files_that_arrive_slowly_are_counted_or_on_disk(server: Server, ant: str) -> None:
