@@ -6,17 +6,25 @@ import itertools
 import json
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.compiler.storage import BATCH_COLUMN
 from engine.control import fanout_status
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
 from engine.fanout.failing_tenants import MAX_EXCLUDED_TENANTS
+from engine.fanout.landing_log import LandingLog
+from engine.fanout.offsets import LogRange
 from engine.fanout.startup_recovery import complete
+from engine.fanout.suspension_records import tenants_behind
+from engine.plan.backfill import MissedBlocks, missing_ranges
+from engine.schema import Name
 from engine.warehouse import ddl
+from engine.warehouse.catalog import read_schema
 from engine.warehouse.errors import translate
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import DeployedFile
@@ -115,6 +123,7 @@ def test_only_the_tenants_of_failing_rows_are_excluded(rookery: Rookery) -> None
     assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == {"7", "19"}
 
     assert not rookery.deliver(_rows(["1", "19"])) and rookery.deliver(_rows(["1", "2"]))
+    assert not rookery.deliver(_rows(["1", "7"])) and not rookery.deliver(_rows(["7"]))
 
     # Another tenant joins them. Excluded tenants stay excluded, even with good rows.
     assert rookery.append([*_rows(["7", "8"]), *_rows(["8"], n=0)]).rows == 3
@@ -128,6 +137,42 @@ def test_only_the_tenants_of_failing_rows_are_excluded(rookery: Rookery) -> None
     assert errors == {"7", "8", "19"}
     rookery.wait_until_read()
     assert rookery.differences(["100"], []) == []
+
+
+def test_tenants_behind_are_those_of_every_suspended_view(rookery: Rookery) -> None:
+    def behind(datasource: str, *records: tuple[str, str | None, list[str]]) -> frozenset[str] | None:
+        bodies = [dict(zip(("datasource", "tenant", "without"), record, strict=True)) for record in records]
+        suspended = {f"view {n}": body for n, body in enumerate(bodies)}
+        return tenants_behind(replace(rookery.workspace.current, suspended=suspended), datasource)
+
+    views = (("events", None, ["7", "8"]), ("events", None, ["9"]), ("events", "100", []), ("others", None, ["1"]))
+    assert behind("events", *views) == {"7", "8", "9", "100"}
+    assert behind("events", *views, ("events", None, [])) is None, "that of all tenants"
+    assert behind("events", *views, ("others", None, [])) == {"7", "8", "9", "100"}
+    assert behind("plain", *views) == set()
+
+
+def test_batches_that_arrive_otherwise_are_not_delivered_to_a_restored_view(rookery: Rookery) -> None:
+    """Neither those before its gap nor those after it; and the landing log skips several batches at once."""
+    for tenant in ("1", "2", "3", "4", "5"):
+        assert rookery.deliver(_rows([tenant]))
+    batches = rookery.rows(
+        f"SELECT _block_number, any({BATCH_COLUMN}), toString(any(tenant_id)) FROM main.events GROUP BY 1 ORDER BY 1"
+    )
+    warehouse = rookery.workspace.warehouse
+    view = read_schema(warehouse, "main").views[Name("main", "_rk_totals_pipe")]
+    missed = MissedBlocks(view, batches[2][0], (batches[0][1], batches[1][1]))
+
+    def delivered(*without: int) -> set[str]:
+        ranges = missing_ranges(warehouse, missed, without={batches[n][1] for n in without})
+        return {tenant for number, _, tenant in batches if any(after < number <= upto for after, upto in ranges)}
+
+    assert delivered() == {"1", "2", "4", "5"}
+    assert (delivered(0), delivered(1), delivered(0, 1)) == ({"2", "4", "5"}, {"1", "4", "5"}, {"4", "5"})
+    assert (delivered(3), delivered(4), delivered(1, 3, 4)) == ({"1", "2", "5"}, {"1", "2", "4"}, {"1"})
+    log = LandingLog(warehouse, "main", rookery.workspace.current.build.relations["events"])
+    skipped = tuple(batches[n][1] for n in (0, 2, 4))
+    assert log.tenants(LogRange("", 0, batches[-1][0], skipped=skipped)) == {"2", "4"}
 
 
 def test_tenants_whose_rows_fail_in_a_batch_of_their_own_stop_no_view_for_others(rookery: Rookery) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
 from engine.fanout import insert_failures, uncertain_batches
+from engine.fanout.batch_completion import UNCERTAIN_KIND
 from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.warehouse.port import Input
@@ -87,6 +88,9 @@ def test_no_batch_is_stored_before_the_uncertain_one_is_complete(rookery: Rooker
         assert _code(rookery, rows, "a key") == OVERLOADED.id
         ((after,),) = rookery.rows("SELECT count() FROM main.events")
         assert after == before + len(rows), "it is in landing"
+        recorded = rookery.workspace.registry.read(UNCERTAIN_KIND)
+        (uncertain,) = uncertain_batches_of(rookery.workspace).outstanding()
+        assert recorded == {uncertain.batch: uncertain.as_dict()}, "a restart knows it, however many inserts follow"
         for again, key in ((rows, "a key"), (_rows(), "another")):
             assert _code(rookery, again, key) == IN_DOUBT.id
         with pytest.raises(RookeryError, match=IN_DOUBT.id):
@@ -95,6 +99,7 @@ def test_no_batch_is_stored_before_the_uncertain_one_is_complete(rookery: Rooker
     finally:
         rookery.run(TAKEN.format("main.sums"))
     uncertain_batches_of(rookery.workspace).complete_all()
+    assert rookery.workspace.registry.read(UNCERTAIN_KIND) == {}
     assert rookery.append(rows, key="a key").repeated
     assert rookery.deliver(_rows())
     _assert_complete(rookery)

@@ -12,12 +12,15 @@ import pytest
 from engine.control.doctor import examine
 from engine.control.push import PushOptions, push
 from engine.errors import DISK_FULL, IN_DOUBT, OVERLOADED, RookeryError
+from engine.fanout.batch_completion import UNCERTAIN_KIND, secure_before_removal
+from engine.fanout.kept_rows import KeptBatch
 from engine.fanout.startup_recovery import complete
 from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.plan.coverage import Coverage
-from engine.warehouse.catalog import read_schema
-from engine.warehouse.port import Input
+from engine.schema import Name
+from engine.warehouse.catalog import newest_block_in_parts, read_schema
+from engine.warehouse.port import DamagedPart, Input
 from tests.support.in_process import Rookery, open_rookery
 
 PLAIN = """
@@ -135,6 +138,20 @@ def test_a_batch_is_completed_before_the_next_one_is_stored(rookery: Rookery) ->
     assert _code(rookery, rows := _rows()) == OVERLOADED.id
     rookery.run(TAKEN.replace("sums", "plain"))
     assert _send(rookery, rows) == 9
+    _assert_complete(rookery)
+
+
+def test_rows_whose_damaged_part_was_removed_are_stored_after_a_kill(rookery: Rookery) -> None:
+    """Only views may have them, so the table does not show that the batch was begun."""
+    ((before,),) = rookery.rows("SELECT count() FROM main.plain")
+    table, columns = Name("main", "plain"), (("id", "UInt64"), ("day", "Date"), ("n", "Int64"))
+    newest = newest_block_in_parts(rookery.workspace.warehouse, table)
+    row = f"(SELECT {next(_IDS)}::UInt64 AS id, '2026-01-01'::Date AS day, 5::Int64 AS n)"
+    kept = KeptBatch("plain", "g:removed", columns, newest, "id, day, n", row, lambda: None)
+    secure_before_removal(rookery.workspace, kept, DamagedPart(table, "202601_1_1_0", "damaged"))
+    uncertain_batches_of(rookery.workspace).recover()
+    assert rookery.rows("SELECT count() FROM main.plain") == [(before + 1,)]
+    assert rookery.workspace.registry.read(UNCERTAIN_KIND) == {}
     _assert_complete(rookery)
 
 
