@@ -100,6 +100,7 @@ def _services(workspace: Workspace) -> Services:
         limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
         uploads=uploads,
         control=anyio.CapacityLimiter(CONTROL_THREADS),
+        probes=anyio.CapacityLimiter(1),
         # Streams already hold database handles. With a separate limiter, they never wait for a thread behind requests
         # that wait for a handle.
         streams=anyio.CapacityLimiter(settings.readers),

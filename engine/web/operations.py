@@ -35,7 +35,7 @@ async def ready(request: Request) -> Response:
         problem = f"{stuck} of {readers} readers run queries that did not stop at their time limit"
         return JSONResponse({"ready": False, "reason": problem, "stuck_readers": stuck}, 503)
     try:
-        reason = await anyio.to_thread.run_sync(services.health.reason, limiter=services.limiter)
+        reason = await anyio.to_thread.run_sync(services.health.reason, limiter=services.probes)
     except RookeryError as exc:
         reason = exc.message
     return JSONResponse({"ready": False, "reason": reason}, 503) if reason else JSONResponse({"ready": True})

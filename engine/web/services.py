@@ -33,6 +33,8 @@ class Services:
     """Limits the threads that read uploads. It is separate, because a large file occupies a thread for seconds."""
     control: anyio.CapacityLimiter
     """Limits the threads that run control work. It is separate, so that queries cannot delay this work."""
+    probes: anyio.CapacityLimiter
+    """Limits the threads that check the health. It is separate, because probes need no token."""
     streams: anyio.CapacityLimiter
     """Limits the threads that read from started queries."""
     unsent: UnsentMemory

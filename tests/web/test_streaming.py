@@ -25,6 +25,7 @@ from starlette.responses import StreamingResponse
 
 from engine.query.running import Ticket
 from engine.web.control import Report, progress_lines
+from engine.web.operations import ready
 from engine.web.query_response import run_watched
 from engine.web.services import Services
 from engine.web.streaming import UnsentMemory
@@ -171,6 +172,30 @@ def test_responses_that_wait_for_progress_occupy_no_threads() -> None:
             free = threads.available_tokens
             release.set()
         assert free == threads.total_tokens, "queries that end need one"
+
+    anyio.run(main)
+
+
+def test_probes_occupy_no_threads_of_requests() -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        services = SimpleNamespace(
+            stopping=False,
+            queries=SimpleNamespace(running=SimpleNamespace(stuck=lambda: 0)),
+            workspace=SimpleNamespace(settings=SimpleNamespace(readers=2)),
+            health=SimpleNamespace(reason=lambda: "" if release.wait(60) else None),
+            limiter=anyio.CapacityLimiter(4),
+            probes=anyio.CapacityLimiter(1),
+        )
+        request = cast(Request, SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(rookery=services))))
+        async with anyio.create_task_group() as group:
+            for _ in range(9):
+                group.start_soon(ready, request)
+            await anyio.wait_all_tasks_blocked()
+            used = services.limiter.borrowed_tokens
+            release.set()
+        assert not used, "queries need them, and probes need no token"
 
     anyio.run(main)
 
