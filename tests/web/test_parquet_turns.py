@@ -17,7 +17,7 @@ import pytest
 from engine.errors import RookeryError
 from engine.ingest.formats import parquet_process
 from engine.ingest.formats.parquet import split_parquet
-from engine.ingest.formats.parquet_process import Limits, unpack
+from engine.ingest.formats.parquet_process import MAX_LIST_LENGTH, Limits, unpack
 from engine.ingest.formats.parquet_shapes import UNCHANGED
 from engine.ingest.memory_budget import BodyMemory
 from engine.ingest.values import parquet_plan
@@ -164,6 +164,17 @@ def test_large_metadata_are_read_one_after_the_other() -> None:
     run_scene(scene)
 
 
+def test_the_plan_of_many_columns_is_longer_than_a_command_line() -> None:
+    names = [f"{'long' * 20}_{n}" for n in range(600)]
+    columns = "".join(f"  - {{name: {name}, type: UInt32, json: $.to.{name}}}\n" for name in names)
+    source = parse_source(f"columns:\n{columns}engine: {{sorting_key: [{names[0]}]}}\n", "datasources/w.yaml", "w")
+    with written(pa.table({"to": pa.array([dict.fromkeys(names, 1)])})) as file:
+        plan = plan_of(file, cast(Datasource, source))
+        assert len(plan.as_json()) > 128 << 10
+        (part,) = split_parquet(file, LIMITS, plan)
+    assert pq.ParquetFile(io.BytesIO(part.data)).schema_arrow.names == names
+
+
 def test_parts_do_not_repeat_the_metadata_of_their_file() -> None:
     table = pa.table({"to": CITY}).replace_schema_metadata({"k": "x" * SMALL_METADATA_BYTES})
     with written(table) as file:
@@ -171,12 +182,20 @@ def test_parts_do_not_repeat_the_metadata_of_their_file() -> None:
     assert len(part.data) < 10_000
 
 
-def test_a_file_with_too_many_columns_is_refused() -> None:
-    table = pa.table({f"c{n}": pa.nulls(1, pa.int8()) for n in range(MAX_COLUMNS + 1)})
+def with_columns(count: int) -> bytes:
+    """The smallest file with a number of columns: only metadata, in Thrift's compact protocol."""
+    varint = [bytes([n & 127 | 128, n >> 7 & 127 | 128, n >> 14]) for n in (count + 1, 2 * count)]
+    root, column = b"\x48\x01r\x15" + varint[1] + b"\0", b"\x15\2\x25\2\x18\1a\0"
+    metadata = b"\x15\2\x19\xfc" + varint[0] + root + column * count + b"\x16\0\x19\x0c\0"
+    return b"PAR1" + metadata + len(metadata).to_bytes(4, "little") + b"PAR1"
 
-    async def scene(reader: ParquetReader) -> None:
-        with written(table, write_statistics=False) as file, pytest.raises(RookeryError) as caught:
-            await rows_of(reader, file, "z")
-        assert caught.value.code.id == "RK5030" and "columns" in caught.value.message
 
-    run_scene(scene)
+@pytest.mark.parametrize("count", [MAX_COLUMNS + 1, MAX_LIST_LENGTH])
+def test_a_file_with_too_many_columns_is_refused(count: int) -> None:
+    """Some of them are refused before memory is taken for each."""
+    allowed = plan_of(io.BytesIO(with_columns(MAX_COLUMNS)), SOURCE)
+    assert allowed.is_small
+    with pytest.raises(RookeryError) as caught:
+        plan_of(io.BytesIO(with_columns(count)), SOURCE)
+    assert caught.value.code.id == "RK5030" and "columns" in caught.value.message
+    assert ("more than" in caught.value.message) == (count == MAX_LIST_LENGTH)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import BAD_ROW, RookeryError
-from engine.ingest.formats.parquet_process import READ_ERRORS
+from engine.ingest.formats.parquet_process import READ_ERRORS, open_parquet
 from engine.ingest.formats.parquet_shapes import is_list
 from engine.warehouse.port import Input
 
@@ -117,7 +116,7 @@ def _parquet_columns(body: bytes) -> list[str] | None:
 def _schema(body: bytes) -> pa.Schema | None:
     """Return a Parquet file's schema, or None if it cannot be read; the engine then reports the file as broken."""
     try:
-        return pq.read_schema(io.BytesIO(body))
+        return open_parquet(io.BytesIO(body)).schema_arrow
     except READ_ERRORS:
         return None
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, BinaryIO
 
 from engine.errors import BAD_ROW, PARQUET_TOO_LARGE, RookeryError
@@ -54,12 +55,7 @@ def split_parquet(
     at the end of any part. Raises RK5001 if the file is not a Parquet file or cannot be reshaped, and RK5030 if it
     exceeds a limit.
     """
-    file.seek(0)
-    # Read in a separate process, because the library allocates as much memory as the file declares: a hostile file
-    # would end this process.
-    # With -P, no module is imported from the current directory.
-    command = [sys.executable, "-P", "-c", _RUN, str(_IMPORT_ROOT), plan.as_json(), *map(str, (*limits, *start))]
-    process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = _started(file, plan, (*limits, *start))
     assert process.stdout is not None
     try:
         while True:
@@ -75,6 +71,22 @@ def split_parquet(
             process.kill()
         process.stdout.close()
         process.wait()
+
+
+def _started(file: BinaryIO, plan: ParquetPlan, numbers: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    """Start a process that reads a file, because the library allocates as much memory as the file declares: a hostile
+    file would end this process.
+    """
+    file.seek(0)
+    # With -P, no module is imported from the current directory.
+    command = [sys.executable, "-P", "-c", _RUN, str(_IMPORT_ROOT), *map(str, (file.fileno(), *numbers))]
+    # The plan of a datasource with many columns is too long for a command line.
+    with TemporaryFile() as plan_file:
+        plan_file.write(plan.as_json().encode())
+        plan_file.seek(0)
+        return subprocess.Popen(
+            command, stdin=plan_file, pass_fds=[file.fileno()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
 
 
 def _read(stream: IO[bytes], length: int, limits: Limits) -> bytes:

@@ -1,10 +1,10 @@
-"""The program of a separate process that reads a large Parquet file from stdin and writes smaller ones to stdout.
+"""The program of a separate process that reads a large Parquet file and writes smaller ones to stdout.
 
 A few bytes of a Parquet file can expand to any size, and the library cannot limit that. The operating system limits
 the memory of this process, and a crash of the library ends only this process. The command-line arguments are the
-plan as JSON and the numbers of the other arguments of `main`. Stdout receives the parts, each a HEADER and a Parquet
-file. A header with length zero follows the last part. FAILURE_MARK instead of a length is followed by the reason: a
-word, a space, and a detail.
+file's descriptor and the numbers of the limits and the start; stdin has the plan as JSON. Stdout receives the parts,
+each a HEADER and a Parquet file. A header with length zero follows the last part. FAILURE_MARK instead of a length is
+followed by the reason: a word, a space, and a detail.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,8 @@ PART_ROWS = 100_000
 """Maximum number of rows of one part."""
 RUN_BYTES = 32 << 20
 """Maximum size of several row groups that are read together, as they declare it."""
+MAX_LIST_LENGTH = 30_000
+"""Maximum number of row groups of a file, of its columns and fields, and of anything else that its metadata list."""
 READ_BUFFER_BYTES = 1 << 20
 """Bytes that are read from a column at once."""
 
@@ -75,12 +77,16 @@ class Part(NamedTuple):
     """The place where these rows end."""
 
 
+class ListTooLong(ValueError):
+    """A list in the metadata is too long."""
+
+
 class TotalExceeded(Exception):
     """The rows exceed the maximum size."""
 
 
-def main(plan: ParquetPlan, limits: Limits, start: Place) -> None:
-    """Write the parts of the file that follow a place."""
+def main(descriptor: int, plan: ParquetPlan, limits: Limits, start: Place) -> None:
+    """Write the parts of a file that follow a place."""
     pa.set_cpu_count(1)
     pa.set_memory_pool(pa.system_memory_pool())
     # The library loads modules at first use. They are loaded now, so that they do not count against the limit.
@@ -95,7 +101,7 @@ def main(plan: ParquetPlan, limits: Limits, start: Place) -> None:
     # A crash is expected, and must not leave a file with the process's memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        with open(0, "rb", closefd=False) as file:
+        with open(descriptor, "rb") as file:
             for part in unpack(file, limits.total, plan, start):
                 _put(*part)
         _put(b"")
@@ -114,11 +120,11 @@ def unpack(file: BinaryIO, total: int, plan: ParquetPlan, start: Place = BEGINNI
 
     Raises TotalExceeded, BadShape, or one of READ_ERRORS if it is not a Parquet file.
     """
-    plain = _opened(file, [])
+    plain = open_parquet(file)
     _check_total(total, declared_bytes(plain.metadata))
     # A dictionary keeps one copy of a long string that many rows share.
     texts = [f.name for f in plain.schema_arrow if f.type in (pa.string(), pa.binary(), pa.large_string())]
-    parquet = _opened(file, texts)
+    parquet = open_parquet(file, texts)
     row_bytes = start.row_bytes
     for run, groups in enumerate(_runs(plain.metadata)):
         if run < start.run:
@@ -155,11 +161,23 @@ def _runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
         yield run
 
 
-def _opened(file: BinaryIO, dictionaries: list[str]) -> pq.ParquetFile:
-    """Open a file whose columns of these names are read as dictionaries."""
+def open_parquet(file: BinaryIO, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """Open a file whose columns of these names are read as dictionaries. Raises ListTooLong or one of READ_ERRORS."""
     file.seek(0)
-    # Without `pre_buffer`, which reads whole row groups into memory, and in other threads.
-    return pq.ParquetFile(file, read_dictionary=dictionaries, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
+    try:
+        return pq.ParquetFile(
+            file,
+            read_dictionary=list(dictionaries),
+            buffer_size=READ_BUFFER_BYTES,
+            # It reads whole row groups into memory, and in other threads.
+            pre_buffer=False,
+            # A column takes 1.6 KiB, and as little as ten bytes in the file.
+            thrift_container_size_limit=MAX_LIST_LENGTH,
+        )
+    except OSError as exc:
+        if "Exceeded size limit" in str(exc):
+            raise ListTooLong(str(exc)) from exc
+        raise
 
 
 def _batches(parquet: pq.ParquetFile, plain: pq.ParquetFile, groups: list[int]) -> Iterator[pa.RecordBatch]:
@@ -215,5 +233,5 @@ def _fail(kind: str, detail: str) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [int(text) for text in sys.argv[2:]]
-    main(ParquetPlan.of_json(sys.argv[1]), Limits(*numbers[:3]), Place(*numbers[3:]))
+    numbers = [int(text) for text in sys.argv[1:]]
+    main(numbers[0], ParquetPlan.of_json(sys.stdin.read()), Limits(*numbers[1:4]), Place(*numbers[4:]))

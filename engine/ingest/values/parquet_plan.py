@@ -12,11 +12,16 @@ from os import SEEK_END
 from typing import BinaryIO, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import PARQUET_TOO_LARGE, RookeryError
 from engine.ingest.formats.parquet import SMALL_ROWS_BYTES
-from engine.ingest.formats.parquet_process import READ_ERRORS, declared_bytes
+from engine.ingest.formats.parquet_process import (
+    MAX_LIST_LENGTH,
+    READ_ERRORS,
+    ListTooLong,
+    declared_bytes,
+    open_parquet,
+)
 from engine.ingest.formats.parquet_shapes import UNCHANGED, Conversion, ParquetPlan, PlannedColumn, Step, is_list
 from engine.project.datasource import Column, Datasource
 from engine.warehouse.type_names import Type, parse_type
@@ -58,12 +63,17 @@ def sizes(file: BinaryIO) -> tuple[int, int]:
 def plan_of(file: BinaryIO, source: Datasource) -> ParquetPlan:
     """The plan for a file. It is also empty for a broken file, which is reported when it is read.
 
-    Raises RK5030 if it has too many columns.
+    Raises RK5030 if it has too many columns or row groups.
     """
-    file.seek(0)
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = open_parquet(file)
         schema, metadata = parquet.schema_arrow, parquet.metadata
+    except ListTooLong as exc:
+        raise RookeryError(
+            PARQUET_TOO_LARGE,
+            f"the Parquet file has more than {MAX_LIST_LENGTH:,} row groups, or as many columns and fields",
+            hint="write larger row groups, or leave out columns that the datasource does not have",
+        ) from exc
     except READ_ERRORS:
         return UNCHANGED
     if metadata.num_columns > MAX_COLUMNS:
