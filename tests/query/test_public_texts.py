@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.query.executor import Queries
+from engine.query.explain import explain
 from engine.query.request import QueryRequest
 from engine.tokens.claims import Claims, Scope
 from engine.warehouse.handles import Block, Handle
@@ -40,7 +41,9 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     with open_rookery(tmp_path_factory.mktemp("faults")) as opened:
-        opened.push({"datasources/events.yaml": EVENTS})
+        opened.push(
+            {"datasources/events.yaml": EVENTS, "pipes/names.yaml": "sql: SELECT n FROM events\nendpoint: {}"}
+        )
         opened.add("1", "2", placement="pooled")
         opened.append([{"tenant_id": t, "id": 777001, "n": f"secret-{t}"} for t in (1, 2)])
         yield opened
@@ -58,6 +61,21 @@ def test_a_fault_is_named_without_values(rookery: Rookery, fault: str) -> None:
 LARGE = "SELECT number, repeat('x', 100) AS text, (SELECT max(id) FROM events) AS m FROM numbers(30000)"
 
 
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that readers run."""
+    texts: list[str] = []
+    for name in ("read_output", "blocks"):
+        run = getattr(Handle, name)
+
+        def recorded(handle: Handle, text: str, *more: Any, run: Any = run) -> Block | Iterator[Block]:
+            texts.append(text)
+            return run(handle, text, *more)
+
+        monkeypatch.setattr(Handle, name, recorded)
+    return texts
+
+
 @pytest.mark.parametrize(
     "sql, format",
     [
@@ -66,22 +84,18 @@ LARGE = "SELECT number, repeat('x', 100) AS text, (SELECT max(id) FROM events) A
         ("SELECT 1 AS x FROM numbers(30000)", Format.PARQUET),
     ],
 )
-def test_statements_of_a_request_have_its_id(
-    rookery: Rookery, monkeypatch: pytest.MonkeyPatch, sql: str, format: Format
-) -> None:
+def test_statements_of_a_request_have_its_id(rookery: Rookery, ran: list[str], sql: str, format: Format) -> None:
     """Otherwise they would run on when the client leaves."""
-    ran: list[str] = []
-    for name in ("read_output", "blocks"):
-        run = getattr(Handle, name)
-
-        def recorded(handle: Handle, text: str, *more: Any, run: Any = run) -> Block | Iterator[Block]:
-            ran.append(text)
-            return run(handle, text, *more)
-
-        monkeypatch.setattr(Handle, name, recorded)
     request = QueryRequest(Claims("a test", (Scope("DATASOURCES:READ", "events"),), tenant="1"), format=format)
     with suppress(RookeryError), closing(Queries(rookery.workspace).sql(request, sql)) as result:
         while result.next_chunk() is not None:
             pass
     assert ran
+    assert [text for text in ran if f"log_comment = '{request.ticket.id}'" not in text] == []
+
+
+def test_statements_of_an_explanation_have_its_id(rookery: Rookery, ran: list[str]) -> None:
+    request = QueryRequest(Claims("a test", (Scope("ADMIN"),)))
+    explain(Queries(rookery.workspace), rookery.workspace, "names", request)
+    assert len(ran) > 2
     assert [text for text in ran if f"log_comment = '{request.ticket.id}'" not in text] == []
