@@ -25,7 +25,7 @@ which shows whether the server buffers data for a slow client."""
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
     """Measure one large response per format, and one with a slow reader."""
-    size = (128 if quick else 1024) * MIB
+    size = (512 if quick else 1024) * MIB
     home = directory / "server"
     with running(home) as server:
         server.push(PROJECT)
