@@ -148,6 +148,13 @@ def test_reading_continues_after_any_part(monkeypatch: pytest.MonkeyPatch, group
             list(unpack(file, parts[-1].end.row_bytes - 1, UNCHANGED, parts[0].end))
 
 
+def test_row_groups_with_large_values_are_not_read_together() -> None:
+    texts = [f"{n}" * (parquet_process.RUN_BYTES // 5) for n in range(8)]
+    with written(pa.table({"s": texts}), row_group_size=1, use_dictionary=False) as file:
+        parts = list(unpack(file, 1 << 30, UNCHANGED))
+    assert [pq.ParquetFile(io.BytesIO(part.data)).metadata.num_rows for part in parts] == [4, 4]
+
+
 def test_large_metadata_are_read_one_after_the_other() -> None:
     table = pa.table({"to": CITY})
 
