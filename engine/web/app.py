@@ -56,7 +56,9 @@ log = structlog.get_logger("rookery.web")
 WATCH_SECONDS = 0.5
 """Interval at which the registry is read for changes by other servers."""
 CONTROL_THREADS = 16
-"""Number of threads that run control work at the same time."""
+"""Number of threads that run control work at the same time, and of threads for changes, of which one runs and the
+others wait.
+"""
 
 
 class Application(Starlette):
@@ -101,6 +103,7 @@ def _services(workspace: Workspace) -> Services:
         uploads=uploads,
         control=anyio.CapacityLimiter(CONTROL_THREADS),
         probes=anyio.CapacityLimiter(1),
+        changes=anyio.CapacityLimiter(CONTROL_THREADS),
         # Streams already hold database handles. With a separate limiter, they never wait for a thread behind requests
         # that wait for a handle.
         streams=anyio.CapacityLimiter(settings.readers),

@@ -29,7 +29,7 @@ async def backup(request: Request) -> Response:
     if body.to:
         take = partial(backups_of(services.workspace).take, body.to, services.gateway.receipts.flush)
         return await with_progress(request, services, take)
-    started = await in_thread(services, backups_of(services.workspace).start)
+    started = await in_thread(services, backups_of(services.workspace).start, changes=True)
     return BackupResponse(started, services.control)
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.errors import INTERNAL, RookeryError
-from engine.web.access import reads_all
+from engine.web.access import READ_METHODS, reads_all
 from engine.web.errors import note
 from engine.web.known_fields import check_query
 from engine.web.requests import head_of
@@ -46,9 +46,13 @@ def control(request: Request, *known: str, lists: Collection[str] = ()) -> Servi
     return services_of(request)
 
 
-async def in_thread(services: Services, work: Callable[[], Any]) -> Any:
-    """Run blocking control work in a thread, and return its result."""
-    return await anyio.to_thread.run_sync(work, limiter=services.control)
+async def in_thread(services: Services, work: Callable[[], Any], *, changes: bool = False) -> Any:
+    """Run blocking control work in a thread, and return its result. With `changes`, it changes resources."""
+    return await anyio.to_thread.run_sync(work, limiter=_limiter(services, changes=changes))
+
+
+def _limiter(services: Services, *, changes: bool) -> anyio.CapacityLimiter:
+    return services.changes if changes else services.control
 
 
 async def with_progress(request: Request, services: Services, work: Work) -> Response:
@@ -56,10 +60,11 @@ async def with_progress(request: Request, services: Services, work: Work) -> Res
 
     With `Accept: application/x-ndjson`, lines of progress precede the result.
     """
+    changes = request.method not in READ_METHODS
     if NDJSON not in request.headers.get("accept", ""):
-        result = await in_thread(services, partial(work, Report()))
+        result = await in_thread(services, partial(work, Report()), changes=changes)
         return Response(status_code=204) if result is None else JSONResponse(result)
-    lines = progress_lines(services, work, public=not reads_all(request.scope))
+    lines = progress_lines(services, work, public=not reads_all(request.scope), changes=changes)
     return StreamingResponse(lines, media_type=NDJSON)
 
 
@@ -81,7 +86,9 @@ class _Lines(Report):
         self._put({"progress": {"what": "", "done": 0, "total": 0}, "plan": result()})
 
 
-async def progress_lines(services: Services, work: Work, *, public: bool) -> AsyncIterator[bytes]:
+async def progress_lines(
+    services: Services, work: Work, *, public: bool, changes: bool = False
+) -> AsyncIterator[bytes]:
     """Run work in a thread and yield its progress as NDJSON; the last line has its result or its failure.
 
     With `public`, the failure is for callers who may not read all rows.
@@ -108,7 +115,7 @@ async def progress_lines(services: Services, work: Work, *, public: bool) -> Asy
             put(None)
 
     # Not a task group: if the client leaves while a line is sent, another task may close this generator.
-    task = asyncio.ensure_future(anyio.to_thread.run_sync(run, limiter=services.control))
+    task = asyncio.ensure_future(anyio.to_thread.run_sync(run, limiter=_limiter(services, changes=changes)))
     try:
         while (line := await lines.get()) is not None:
             yield orjson.dumps(line) + b"\n"

@@ -48,7 +48,7 @@ async def materialize_route(request: Request) -> Response:
     body = await body_as(MaterializeBody, request, services.workspace.settings.max_body)
     proposed = materialize.MaterializeRequest(body.pipe, body.target, body.node, body.per_tenant)
     work = partial(materialize.propose, services.workspace, files_of(body.sent_files()), proposed)
-    return JSONResponse((await in_thread(services, work)).as_dict())
+    return JSONResponse((await in_thread(services, work, changes=True)).as_dict())
 
 
 async def workspace_route(request: Request) -> Response:

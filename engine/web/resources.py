@@ -23,7 +23,9 @@ async def resource(request: Request, kind: str, name: str) -> Response:
     await body_as(NoBody, request)
     options = {k: flag(request.query_params.get(k), False, k) for k in flags}
     build = services.workspace.current.build
-    removed = await in_thread(services, partial(resources.remove, services.workspace, kind, name, **options))
+    removed = await in_thread(
+        services, partial(resources.remove, services.workspace, kind, name, **options), changes=True
+    )
     unfilled = resources.unfilled(build, removed)
     more = {"unfilled": unfilled} if unfilled else {}
     return JSONResponse({"removed": removed, "dry_run": options["dry_run"], **more})

@@ -35,6 +35,10 @@ class Services:
     """Limits the threads that run control work. It is separate, so that queries cannot delay this work."""
     probes: anyio.CapacityLimiter
     """Limits the threads that check the health. It is separate, because probes need no token."""
+    changes: anyio.CapacityLimiter
+    """Limits the threads of requests that change resources and wait for one another. It is separate, so that a long
+    change does not delay other control work.
+    """
     streams: anyio.CapacityLimiter
     """Limits the threads that read from started queries."""
     unsent: UnsentMemory

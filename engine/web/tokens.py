@@ -51,7 +51,7 @@ async def tokens_route(request: Request) -> Response:
     else:
         jwt = tokens.JwtRequest(name, tuple(scopes), body.tenant, lifetime, rps)
         work = partial(tokens.mint, services.workspace, caller, jwt)
-    return JSONResponse(await in_thread(services, work))
+    return JSONResponse(await in_thread(services, work, changes=lifetime is None or body.static))
 
 
 def _require_equal(name: str, in_query: Any, in_body: Any) -> None:
@@ -82,7 +82,7 @@ async def token_route(request: Request) -> Response:
         token = await in_thread(services, partial(tokens.find, services.workspace, caller, name))
         return JSONResponse(tokens.describe(services.workspace, token))
     await body_as(NoBody, request)
-    await in_thread(services, partial(tokens.remove, services.workspace, caller, name))
+    await in_thread(services, partial(tokens.remove, services.workspace, caller, name), changes=True)
     return JSONResponse({"ok": True})
 
 
@@ -91,7 +91,7 @@ async def token_refresh(request: Request) -> Response:
     services = control(request)
     await body_as(NoBody, request)
     work = partial(tokens.refresh, services.workspace, claims_of(request.scope), request.path_params["name"])
-    return JSONResponse(await in_thread(services, work))
+    return JSONResponse(await in_thread(services, work, changes=True))
 
 
 async def signing_key(request: Request) -> Response:
@@ -100,7 +100,8 @@ async def signing_key(request: Request) -> Response:
     if request.method in READ_METHODS:
         return JSONResponse(await in_thread(services, partial(signing_keys.newest, services.workspace)))
     body = await body_as(SigningKeyBody, request)
-    return JSONResponse(await in_thread(services, partial(signing_keys.rotate, services.workspace, body.overlap)))
+    work = partial(signing_keys.rotate, services.workspace, body.overlap)
+    return JSONResponse(await in_thread(services, work, changes=True))
 
 
 def routes() -> list[Route]:

@@ -1,15 +1,22 @@
-"""Limits: time, rows, memory, queries at once and requests per second."""
+"""Limits: time, rows, memory, queries at once, changes at once and requests per second."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
+from engine.settings import Settings
+from engine.web.app import CONTROL_THREADS, create_app
+from engine.workspace.opening import open_workspace
+from tests.support.in_process import PATIENCE
 from tests.support.server import Server
 from tests.support.soak import paired
 from tests.web.responses import data, refused
@@ -122,3 +129,39 @@ def test_the_settings_limit_ad_hoc_sql(narrow: Server) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         narrow.admin("POST", "/v0/sql", content="SELECT number FROM numbers(6000000) FORMAT CSV")
     assert narrow.sql("SELECT 1 AS x") == [{"x": 1}]
+
+
+def test_changes_that_wait_delay_no_other_request(tmp_path: Path) -> None:
+    workspace = open_workspace(Settings(data=tmp_path / "data", admin_token="an admin token", readers=2, writers=2))
+    app = create_app(workspace)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with workspace.changes:
+            begun.set()
+            may_end.wait()
+
+    async def main() -> None:
+        headers = {"authorization": "Bearer an admin token"}
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", headers=headers) as client,
+            anyio.create_task_group() as group,
+        ):
+            threading.Thread(target=change, daemon=True).start()
+            begun.wait(PATIENCE)
+            try:
+                for n in range(CONTROL_THREADS):
+                    group.start_soon(lambda id: client.post("/v0/tenants", json={"id": id}), str(n))
+                await anyio.wait_all_tasks_blocked()
+                with anyio.fail_after(PATIENCE):
+                    for path in ("/v0/tenants", "/metrics", "/v0/fanout"):
+                        assert (await client.get(path)).status_code == 200
+                    minted = await client.post(
+                        "/v0/tokens", json={"name": "n", "scopes": ["METRICS:READ"], "ttl": 60}
+                    )
+                    assert minted.status_code == 200, minted.text
+            finally:
+                may_end.set()
+
+    anyio.run(main)
