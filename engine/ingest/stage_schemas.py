@@ -68,5 +68,5 @@ def _compile(
         raise RookeryError(
             NOT_WRITABLE, f"`{datasource}` is the target of pipe `{pipe}`: rows cannot be appended to it"
         )
-    schema = stage_of(snapshot.build.datasources[datasource], format, mode, source_types)
+    schema = stage_of(snapshot.build.datasources[datasource], format, snapshot.zone, mode, source_types)
     return replace(schema, expiry=snapshot.build.expiry_checks.get(datasource))

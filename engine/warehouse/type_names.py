@@ -41,6 +41,12 @@ class Type:
     """Of a Decimal."""
     scale: int = 0
     """Of a Decimal or DateTime64."""
+    zone: str = "UTC"
+    """The zone of times whose type does not name one."""
+
+    def in_zone(self, zone: str) -> Type:
+        """The type in a workspace with a time zone."""
+        return replace(self, zone=zone, parts=tuple(part.in_zone(zone) for part in self.parts))
 
 
 def on_one_line(text: str) -> str:

@@ -86,6 +86,8 @@ class Snapshot:
     """Ids of purged tenants, which have not been added again."""
     readded: Mapping[str, str] = field(default_factory=dict)
     """When tenants were added again after a purge, by id. They may use the keys of their earlier requests again."""
+    zone: str = "UTC"
+    """The workspace's time zone."""
     touched: Mapping[str, int] = field(default_factory=dict)
     """The version at which a tenant was added, changed or removed, for changes since the start of this process."""
     cache: LruCache[Hashable, object] = field(default_factory=_no_results, repr=False, compare=False)
@@ -126,7 +128,7 @@ Compile = Callable[[Mapping[str, DeployedFile]], Build]
 
 
 def snapshot_of(
-    version: int, rows: Mapping[str, Mapping[str, Any]], before: Snapshot | None, compile: Compile
+    version: int, rows: Mapping[str, Mapping[str, Any]], before: Snapshot | None, compile: Compile, zone: str
 ) -> Snapshot:
     """The snapshot of registry records by kind and name. Compiles only if files have changed since `before`."""
     sources = {n: DeployedFile(b["text"], b["file"]) for n, b in rows.get("resource", {}).items()}
@@ -148,6 +150,7 @@ def snapshot_of(
         modes={n: str(b["mode"]) for n, b in rows.get("fanout", {}).items()},
         suspended=rows.get("suspended", {}),
         purged=frozenset(rows.get(PURGED_KIND, {})),
+        zone=zone,
         readded={i: str(b["at"]) for i, b in rows.get(READDED_KIND, {}).items()},
     )
 

@@ -158,7 +158,7 @@ class Workspace:
         read, the next refresh loads them again.
         """
         rows = self.registry.read_all(SNAPSHOT_KINDS)
-        return snapshot_of(version, rows, before, self._build)
+        return snapshot_of(version, rows, before, self._build, self.zone)
 
     def _build(self, sources: Mapping[str, DeployedFile]) -> Build:
         # A refresh in any thread may get here first. The comparison keeps it from using a build of other files.

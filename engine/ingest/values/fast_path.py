@@ -69,7 +69,7 @@ def _from_text(type: Type) -> FastChecks | None:
 
 
 def _moment(type: Type) -> FastChecks:
-    zone, skips_none = zone_of(type)
+    zone, may_skip = zone_of(type)
     scale, size = (f", {type.scale}", "64") if type.kind == "DateTime64" else ("", "")
     matches = _matches(DATE_PATTERN + TIME_PATTERN)
 
@@ -79,9 +79,9 @@ def _moment(type: Type) -> FastChecks:
     def check(v: str) -> str:
         # The engine moves a local time that does not exist.
         shown = f"substring(toString({parsed(v, 'OrNull')}), 12, 5)"
-        return f"{matches(v)} AND ({skips_none} OR {v} LIKE '%Z' OR ifNull({shown} = substring({v}, 12, 5), 0))"
+        return f"{matches(v)} AND ({v} LIKE '%Z' OR ifNull({shown} = substring({v}, 12, 5), 0))"
 
-    return FastChecks(check, parsed, bare(type).text)
+    return FastChecks(check if may_skip else matches, parsed, bare(type).text)
 
 
 def _matches(pattern: str) -> Sql:

@@ -41,7 +41,7 @@ class _Path:
         return f"empty(JSONAllPaths({self.object}))"
 
 
-def stage_nested(source: Datasource, column: Column, name: str) -> StagedColumn:
+def stage_nested(source: Datasource, column: Column, name: str, zone: str) -> StagedColumn:
     """Stage a column that reads a value deeper in the event. Its outermost object is staged as `name`."""
     keys = [name, *column.path[1:]]
     path = _Path(".".join(map(quote, keys)), f"{quote(keys[0])}.^{'.'.join(map(quote, keys[1:]))}")
@@ -50,7 +50,7 @@ def stage_nested(source: Datasource, column: Column, name: str) -> StagedColumn:
         value = _tenant_text(path, column)
         rules = ColumnRules(None, f"CAST(assumeNotNull({value}) AS {column.type})")
     else:
-        type = parse_type(column.type)
+        type = parse_type(column.type).in_zone(zone)
         if type.kind == "JSON":
             rules = _object_rules(path, column)
         elif type.kind == "String":

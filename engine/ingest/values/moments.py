@@ -23,35 +23,36 @@ DATETIME_RANGE = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC
 ZONE_PATTERN = re.compile(r"'([^']*)'")
 
 
-def zone_of(type: Type) -> tuple[str, str]:
+def zone_of(type: Type) -> tuple[str, bool]:
     """Return the zone of a type's times as the last argument of a parser's SQL, which is empty for the workspace's
-    zone; and the condition under which no local time is skipped because clocks are set forward.
+    zone; and whether local times may be skipped there because clocks are set forward.
     """
     match = ZONE_PATTERN.search(type.text)
-    # The engine folds both conditions, and what follows them in an OR, before it reads any row.
-    return (f", {literal(match[1])}", f"{literal(match[1])} = 'UTC'") if match else ("", "timezone() = 'UTC'")
+    return (f", {literal(match[1])}", match[1] != "UTC") if match else ("", type.zone != "UTC")
 
 
 def moment(type: Type) -> WideType:
     """Return how a time is staged: as text. The engine's own parser accepts any text with digits, hours after
     23:59:59, and local times that are skipped when clocks are set forward.
     """
-    zone, skips_none = zone_of(type)
+    zone, may_skip = zone_of(type)
 
     def parsed(v: str) -> str:
         # The engine recognizes seconds only by their ten digits, and does not accept `t` and `z`.
         text = f"if(length({v}) < 8, leftPad({v}, 10, '0'), upper({v}))"
         return f"parseDateTime64BestEffortOrNull({text}, {type.scale}{zone})"
 
+    def exists(v: str, value: str) -> str:
+        written = ", ':', ".join(f"leftPad(extract({v}, '{p}'), 2, '0')" for p in ("[Tt ]([0-9]+)", ":([0-9]+)"))
+        return f"(NOT match({v}, '{LOCAL_PATTERN}') OR substring(toString({value}), 12, 5) = concat({written}))"
+
     def check(v: str) -> str:
         value = parsed(v)
         in_range = f"isNotNull({value})"
         if type.kind == "DateTime":
             in_range = f"ifNull({value} BETWEEN {DATETIME_RANGE}, 0)"
-        written = ", ':', ".join(f"leftPad(extract({v}, '{p}'), 2, '0')" for p in ("[Tt ]([0-9]+)", ":([0-9]+)"))
-        shown = f"substring(toString({value}), 12, 5) = concat({written})"
-        exists = f"({skips_none} OR NOT match({v}, '{LOCAL_PATTERN}') OR {shown})"
-        return f"(match({v}, '{DATETIME_PATTERN}') AND {in_range} AND {exists})"
+        is_time = f"match({v}, '{DATETIME_PATTERN}') AND {in_range}"
+        return f"({is_time} AND {exists(v, value)})" if may_skip else f"({is_time})"
 
     # In the column's zone, the text of a time would be ambiguous when clocks are set back.
     return WideType("String", check, parsed, True, lambda v: f"concat(toString(toTimeZone({v}, 'UTC')), 'Z')")

@@ -36,6 +36,8 @@ class ColumnStager:
 
     source: Datasource
     format: Input
+    zone: str
+    """The workspace's time zone."""
     mode: StagingMode
     source_types: Mapping[str, SourceType]
     """The types of a typed file's columns, by name in lower case."""
@@ -51,7 +53,7 @@ class ColumnStager:
         key = column.path[0] if self.format is Input.NDJSON else column.name
         name = name or key
         if self.format is Input.NDJSON and column.lists:
-            return stage_array_values(column, name, integers_as_text=self.mode.integers_as_text)
+            return stage_array_values(column, name, self.zone, integers_as_text=self.mode.integers_as_text)
         if self.is_nested(column):
             return self._stage_nested(column, name)
         value = quote(name)
@@ -69,7 +71,7 @@ class ColumnStager:
             return stage_verbatim_text(column, name)
         if self.mode.texts_verbatim and is_nested_text(self.source, column):
             return stage_verbatim_text(column, name, _sibling_texts(self.source, column))
-        return stage_nested(self.source, column, name)
+        return stage_nested(self.source, column, name, self.zone)
 
     def _source_type(self, column: Column, type: Type) -> SourceType | None:
         if self.format is Input.PARQUET:
@@ -79,11 +81,11 @@ class ColumnStager:
 
     def _stage_value(self, column: Column, name: str, key: str) -> StagedColumn:
         """Stage a value at the top level of an event, or in a file's column."""
-        type = parse_type(column.type)
+        type = parse_type(column.type).in_zone(self.zone)
         source_type = self._source_type(column, type)
         has_parts = self.format is Input.PARQUET and source_type and source_type.kind in _WITH_PARTS
         if column.lists and has_parts and source_type:
-            return stage_collected_values(column, name, source_type)
+            return stage_collected_values(column, name, source_type, self.zone)
         if source_type and source_type.kind == "null":
             # The stage's column gets a name that the file does not have, so that its default applies.
             name, source_type = f"_rk_{OWN_NAMES}_{column.name}", TEXT

@@ -20,26 +20,26 @@ Step = str | None
 """A key, or None for every element of an array."""
 
 
-def stage_array_values(column: Column, name: str, *, integers_as_text: bool = False) -> StagedColumn:
+def stage_array_values(column: Column, name: str, zone: str, *, integers_as_text: bool = False) -> StagedColumn:
     """Stage an array column that collects the value at a path in each object of an array. `name` is the stage's."""
-    element = _element_type(column)
+    element = _element_type(column, zone)
     wide = wide_type_of(element, integers_as_text=integers_as_text, is_json_element=True)
     first, *steps = column.steps
     return _stage_array(column, name, str(first), steps, _element(element, wide))
 
 
-def stage_collected_values(column: Column, name: str, source_type: SourceType) -> StagedColumn:
+def stage_collected_values(column: Column, name: str, source_type: SourceType, zone: str) -> StagedColumn:
     """Stage an array column of a typed file that already has the collected values."""
-    element = _element_type(column)
+    element = _element_type(column, zone)
     for _ in range(column.lists):
         source_type = source_type.parts[0] if source_type.kind == "list" else OTHER
     wide = wide_type_of(element, source_type=source_type)
     return _stage_array(column, name, column.name, [None] * column.lists, _element(element, wide))
 
 
-def _element_type(column: Column) -> Type:
+def _element_type(column: Column, zone: str) -> Type:
     """The type of the values at the path."""
-    element = parse_type(column.type)
+    element = parse_type(column.type).in_zone(zone)
     for _ in range(column.lists):
         element = element.parts[0]
     return element

@@ -144,11 +144,14 @@ def _values(stage: StageSchema, bound: BoundTenant | None, values: list[str]) ->
 def stage_of(
     source: Datasource,
     format: Input,
+    zone: str,
     mode: StagingMode = DEFAULT_MODE,
     source_types: Mapping[str, SourceType] = NO_SOURCE_TYPES,
 ) -> StageSchema:
-    """Return how a datasource's rows of a format are staged. `source_types` are those of a typed file's columns."""
-    stager = ColumnStager(source, format, mode, source_types)
+    """Return how a datasource's rows of a format are staged, in a workspace with a time zone. `source_types` are
+    those of a typed file's columns.
+    """
+    stager = ColumnStager(source, format, zone, mode, source_types)
     staged = [(c, stager.stage(c)) for c in source.columns]
     names, shared = _shared_names(staged) if format is Input.NDJSON else ({}, {})
     if shared:

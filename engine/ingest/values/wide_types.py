@@ -196,7 +196,7 @@ def _float(v: str) -> str:
 
 def bare(type: Type) -> Type:
     """Return a type without LowCardinality and Nullable."""
-    return Type(type.kind, unwrapped(type.text), False, type.parts, type.names, type.precision, type.scale)
+    return replace(type, text=unwrapped(type.text), nullable=False)
 
 
 def unwrapped(text: str) -> str:
