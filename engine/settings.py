@@ -295,17 +295,15 @@ class Settings(BaseModel):
 
     def _with_buffers(self, memory: int, columns: int) -> int:
         buffers = columns * COLUMN_BUFFER_BYTES
-        if self.clickhouse_url is None:
-            # The embedded engine refuses every statement when the machine's memory is short, and such an error does
-            # not show that a row takes too much. So a statement must reach its own limit first.
-            buffers = min(buffers, max(0, _machine_memory() // 2 - memory))
-        return memory + buffers
+        # A statement must reach its own limit first: the total of the embedded engine stops any statement.
+        most = max(0, _machine_memory() // 2 - memory) if self.clickhouse_url is None else buffers
+        return memory + min(buffers, most)
 
     @property
     def backfill_memory(self) -> int:
         """Maximum memory of a statement that delivers history, in bytes; 0 for the limit of the ClickHouse user."""
         default = max(self.delivery_memory(), 1024 * MIB) if self.clickhouse_url is None else 0
-        return self.max_backfill_memory or default
+        return max(self.max_backfill_memory, self.insert_memory) if self.max_backfill_memory else default
 
     @property
     def reader_share(self) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 
 from engine.compiler.storage import BATCH_COLUMN
 from engine.compiler.views import in_block_range
-from engine.errors import ENGINE_INTERNAL, RookeryError
+from engine.errors import ENGINE_INTERNAL, TIMEOUT, RookeryError
 from engine.fanout.handover import BatchBlocks
 from engine.fanout.shared_views import ViewFactory, shared_view
 from engine.plan.backfill import Range, block_ranges
@@ -30,6 +30,8 @@ EARLIER_BLOCKS = 16
 """Number of blocks before a batch on which a view is tried if it fails for all tenants of the batch."""
 TENANTS_PER_STATEMENT = 1000
 """Maximum number of tenants in the condition of one statement."""
+REPEATABLE = (ENGINE_INTERNAL, TIMEOUT)
+"""Errors that the same rows may cause every time, although other causes are possible."""
 
 
 def find_failure_on_history(workspace: Workspace, view: View, target: Table | None = None) -> RookeryError | None:
@@ -58,8 +60,7 @@ def find_failure(
     try:
         workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}", None, limits)
     except RookeryError as exc:
-        # The same rows may cause an internal error of the engine every time.
-        if is_transient(exc) and exc.code is not ENGINE_INTERNAL:
+        if is_transient(exc) and exc.code not in REPEATABLE:
             raise
         return exc
     return None

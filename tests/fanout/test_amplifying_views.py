@@ -86,7 +86,7 @@ def test_rows_that_take_more_memory_together_than_a_delivery_may_reach_their_nes
 def test_a_query_that_makes_too_much_data_of_existing_rows_stops_only_its_push(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_rookery(tmp_path, max_backfill_memory=LIMIT) as rookery:
+    with open_rookery(tmp_path, max_backfill_memory=LIMIT, max_total_insert_memory=LIMIT) as rookery:
         modest = SUMS.replace("range(n)", "range(n % 7)")
         rookery.push({"datasources/events.yaml": "tenant: tenant_id" + COLUMNS, "pipes/sums_pipe.yaml": modest})
         rookery.add("1", placement="pooled")

@@ -89,5 +89,8 @@ def test_an_insert_reaches_its_own_limit_before_that_of_the_machine() -> None:
     embedded = Settings(max_total_insert_memory=128 * MIB)
     assert embedded.commit_memory(2) > embedded.commit_memory()
     assert embedded.delivery_memory(100_000) <= machine // 2
+    assert Settings(max_backfill_memory=1).backfill_memory == Settings().insert_memory
     # The memory of a server on another machine is unknown.
-    assert Settings(clickhouse_url="http://localhost:8123").commit_memory(100_000) > machine
+    server = Settings(clickhouse_url="http://localhost:8123")
+    assert server.commit_memory(100_000) > machine
+    assert server.backfill_memory == 0
