@@ -10,8 +10,6 @@ import difflib
 import os
 import re
 from collections.abc import Collection
-from contextlib import suppress
-from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_core import ErrorDetails
 
 from engine.errors import SETTING, Code, RookeryError, published_page
+from engine.machine_memory import machine_memory
 
 MIB = 1 << 20
 PREFIX = "ROOKERY_"
@@ -273,12 +272,12 @@ class Settings(BaseModel):
     @property
     def total_memory(self) -> int:
         """Maximum memory of all queries together, in bytes."""
-        return self.max_total_memory or _machine_memory() // 2
+        return self.max_total_memory or machine_memory() // 2
 
     @property
     def total_insert_memory(self) -> int:
         """Maximum memory to parse all batches that are being stored, in bytes."""
-        return self.max_total_insert_memory or _machine_memory() // 4
+        return self.max_total_insert_memory or machine_memory() // 4
 
     @property
     def insert_memory(self) -> int:
@@ -296,7 +295,7 @@ class Settings(BaseModel):
     def _with_buffers(self, memory: int, columns: int) -> int:
         buffers = columns * COLUMN_BUFFER_BYTES
         # A statement must reach its own limit first: the total of the embedded engine stops any statement.
-        most = max(0, _machine_memory() // 2 - memory) if self.clickhouse_url is None else buffers
+        most = max(0, machine_memory() // 2 - memory) if self.clickhouse_url is None else buffers
         return memory + min(buffers, most)
 
     @property
@@ -330,15 +329,6 @@ class Settings(BaseModel):
     def admin_file(self) -> Path:
         """The private file that holds the admin token."""
         return self.state_directory / "admin_token"
-
-
-@cache
-def _machine_memory() -> int:
-    """Memory of this machine, or of the container that this process runs in, in bytes."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):
-        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return physical
 
 
 def load(**flags: Any) -> Settings:

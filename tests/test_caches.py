@@ -23,7 +23,7 @@ DECORATED = {
     "engine/ingest/values/rejections.py:header_names": "headers of at most MAX_HEADER_BYTES",
     "engine/ingest/values/text_tenants.py:other_tenant_pattern": "declared paths",
     "engine/ingest/values/staging_mode.py:_non_text_pattern": "declared paths",
-    "engine/settings.py:_machine_memory": "no arguments",
+    "engine/machine_memory.py:machine_memory": "no arguments",
     "engine/sql/functions.py:sections": "no arguments",
     "engine/template/date_times.py:day_check": "the workspace's zone",
     "engine/template/date_times.py:moment_check": "the workspace's zone",

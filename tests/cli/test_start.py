@@ -105,6 +105,7 @@ def test_a_command_for_a_running_server_does_not_import_the_engine(shared_server
     imported = modules(tmp_path, "tenant", "ls", **access)
     assert {m for m in imported if m.partition(".")[0] == "engine"} == {
         *OWN,
+        "engine.machine_memory",
         "engine.private_files",
         "engine.settings",
     }
