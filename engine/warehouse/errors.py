@@ -70,6 +70,8 @@ _OF_A_PART = re.compile(
 
 _OWN_MEMORY_LIMIT = ("Query memory limit exceeded", "Memory limit (for query) exceeded")
 """Messages about the statement's own limit. Older servers use the second one."""
+_IMPOSSIBLE_SIZE = "Amount of memory requested to allocate is more than allowed"
+"""The message about a size that no value has, such as a negative one in a broken Parquet file."""
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)[.,] ")
@@ -184,6 +186,9 @@ def file_error(exc: OSError) -> EngineError:
 
 def is_transient(exc: RookeryError) -> bool:
     """Whether an INSERT failed for a reason unrelated to its rows, so that a retry may succeed."""
+    # The engine has the same number for a lack of memory.
+    if _IMPOSSIBLE_SIZE in (exc.detail or ""):
+        return False
     if exc.code in _TRANSIENT:
         return True
     number = getattr(exc, "engine_code", None)

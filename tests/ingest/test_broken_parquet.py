@@ -59,6 +59,8 @@ def written(columns: dict[str, Any], **options: Any) -> bytes:
 
 
 GOOD = written({"id": IDS, "text": pa.array(["a", "b"])})
+SIZE = GOOD.index(b"\x3c\x16\x04") + 2
+"""Where the metadata have the size of the two texts together, in Thrift's compact protocol."""
 FOOTER = int.from_bytes(GOOD[-8:-4], "little")
 BROKEN = {
     "cut in its data": GOOD[: len(GOOD) // 2],
@@ -73,6 +75,7 @@ BROKEN = {
     "a footer that is too long": GOOD[:-8] + b"\xff\xff\xff\x7f" + GOOD[-4:],
     "a footer of no length": GOOD[:-8] + bytes(4) + GOOD[-4:],
     "a footer of zeros": GOOD[: -8 - FOOTER] + bytes(FOOTER) + GOOD[-8:],
+    "texts of a negative size": GOOD[:SIZE] + b"\x33" + GOOD[SIZE + 1 :],
     "no columns": written({}),
     "none of the columns": written({"other": IDS}),
     "a column twice": written({"id": IDS, "ID": IDS}),
