@@ -116,6 +116,23 @@ def test_the_waiting_queries_of_a_caller_are_limited() -> None:
     run_scene(scene)
 
 
+def test_others_wait_only_for_what_they_may_have() -> None:
+    async def scene() -> None:
+        turns = ReaderQueue(3, 2, 100, LONG)
+        for caller in "abb":
+            await turns.enter(caller)
+        waiting = [asyncio.ensure_future(turns.enter("b"))]
+        await let_tasks_run()
+        assert not turns.others_wait("a"), "the other caller has its share"
+        waiting.append(asyncio.ensure_future(turns.enter("c")))
+        await let_tasks_run()
+        assert turns.others_wait("a") and not turns.others_wait("c")
+        for task in waiting:
+            task.cancel()
+
+    run_scene(scene)
+
+
 def test_a_caller_that_disconnects_while_waiting_takes_no_reader() -> None:
     async def scene() -> None:
         turns = ReaderQueue(1, 1, 100, LONG)
