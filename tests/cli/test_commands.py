@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
-import select
+import selectors
 import stat
 import subprocess
 import time
@@ -243,8 +243,10 @@ def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]
     )
     os.close(theirs)
     shown, deadline, answered = b"", time.monotonic() + 60, False
+    readable = selectors.DefaultSelector()
+    readable.register(ours, selectors.EVENT_READ)
     while time.monotonic() < deadline:
-        if select.select([ours], [], [], 0.1)[0]:
+        if readable.select(0.1):
             try:
                 shown += os.read(ours, 4096)
             except OSError:
@@ -252,6 +254,7 @@ def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]
         if not answered and b"Which node" in shown:
             os.write(ours, typed.encode())
             answered = True
+    readable.close()
     os.close(ours)
     return process.wait(10), shown.decode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import select
+import selectors
 import socket
 import sys
 import time
@@ -259,8 +259,11 @@ def test_bodies_that_arrive_slowly_leave_memory_to_others(server: Server, ant: s
             )
             stream.sendall(f"{head}authorization: Bearer {token}\r\n\r\n".encode())
             stream.sendall(b'{"tenant": "'.ljust(size, b"x"))
-        (ended, *_), _, _ = select.select(slow, [], [], PATIENCE)
-        answer = ended.recv(1 << 16)
+        waiting = stack.enter_context(selectors.DefaultSelector())
+        for stream in slow:
+            waiting.register(stream, selectors.EVENT_READ, stream)
+        ((ended, _), *_) = waiting.select(PATIENCE)
+        answer = ended.data.recv(1 << 16)
         assert answer.startswith(b"HTTP/1.1 408 ") and b"RK4024" in answer and b"memory" in answer
         row = json.dumps({"tenant": "ant", "k": 1, "kind": "QUJD" * 300_000})
         assert server.post("/v0/events?name=events&wait=true", server.admin_token, content=row).status_code == 200
