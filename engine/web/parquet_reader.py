@@ -16,7 +16,7 @@ from typing import BinaryIO
 import anyio
 import anyio.to_thread
 
-from engine.ingest.formats.parquet import read_small, split_parquet
+from engine.ingest.formats.parquet import check_metadata, read_small, split_parquet
 from engine.ingest.formats.parquet_process import BEGINNING, Limits
 from engine.ingest.formats.parquet_shapes import ParquetPlan
 from engine.ingest.memory_budget import MemoryBudget
@@ -55,8 +55,10 @@ class ParquetReader:
         """
         size, metadata = await anyio.to_thread.run_sync(sizes, file, limiter=self._threads)
         has_small_metadata = metadata <= SMALL_METADATA_BYTES
-        # This process reads the metadata: those of one file at a time if they take much memory.
+        # This process reads the metadata: those of one file at a time if they may take much memory.
         async with nullcontext() if has_small_metadata else self.metadata.turn(writer):
+            if not has_small_metadata:
+                await anyio.to_thread.run_sync(check_metadata, file, self._limits, limiter=self._threads)
             plan = await anyio.to_thread.run_sync(plan_of, file, source, limiter=self._threads)
         if size <= WHOLE_PARQUET_BYTES and has_small_metadata and not plan.columns:
             file.seek(0)

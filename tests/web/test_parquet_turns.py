@@ -171,6 +171,47 @@ def test_large_metadata_are_read_one_after_the_other() -> None:
     run_scene(scene)
 
 
+def with_empty_chunks(groups: int, columns: int) -> bytes:
+    """A file whose row groups list empty chunks: three bytes each, and more than 600 in memory."""
+    lengths = [bytes([n & 127 | 128, n >> 7 & 127 | 128, n >> 14]) for n in (groups, columns)]
+    group = b"\x19\xfc" + lengths[1] + b"\x26\0\0" * columns + b"\x16\0\x16\0\0"
+    schema = b"\x19\x2c\x48\1r\x15\2\0\x15\2\x25\2\x18\1a\0"
+    metadata = b"\x15\2" + schema + b"\x16\0\x19\xfc" + lengths[0] + group * groups + b"\0"
+    return b"PAR1" + metadata + len(metadata).to_bytes(4, "little") + b"PAR1"
+
+
+def test_metadata_that_take_much_memory_are_refused_by_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_here(*_: object) -> None:
+        raise AssertionError("this process has read them")
+
+    async def scene(_: ParquetReader) -> None:
+        reader = ParquetReader(LIMITS._replace(memory=100 * MIB), anyio.CapacityLimiter(20))
+        with TemporaryFile() as file:
+            file.write(with_empty_chunks(40, 10_000))
+            with pytest.raises(RookeryError) as caught:
+                await rows_of(reader, file, "z")
+            assert caught.value.code.id == "RK5030"
+
+    assert plan_of(io.BytesIO(with_empty_chunks(1, 1)), SOURCE).is_small
+    monkeypatch.setattr("engine.web.parquet_reader.plan_of", plan_here)
+    run_scene(scene)
+
+
+@pytest.mark.parametrize("count", [MAX_LIST_LENGTH - 2, MAX_LIST_LENGTH])
+def test_too_many_columns_are_refused_with_a_hint(count: int) -> None:
+    """Metadata that are not small are read in a process first."""
+
+    async def scene(reader: ParquetReader) -> None:
+        with TemporaryFile() as file:
+            file.write(with_columns(count))
+            with pytest.raises(RookeryError) as caught:
+                await rows_of(reader, file, "z")
+        assert caught.value.code.id == "RK5030" and "columns" in caught.value.message
+
+    assert len(with_columns(count)) > SMALL_METADATA_BYTES
+    run_scene(scene)
+
+
 def test_the_plan_of_many_columns_is_longer_than_a_command_line() -> None:
     names = [f"{'long' * 20}_{n}" for n in range(600)]
     columns = "".join(f"  - {{name: {name}, type: UInt32, json: $.to.{name}}}\n" for name in names)

@@ -12,13 +12,24 @@ from typing import IO, BinaryIO
 
 from engine.errors import BAD_ROW, PARQUET_TOO_LARGE, RookeryError
 from engine.ingest.formats import parquet_process
-from engine.ingest.formats.parquet_process import BEGINNING, FAILURE_MARK, HEADER, Limits, Part, Place
+from engine.ingest.formats.parquet_process import (
+    BEGINNING,
+    END,
+    FAILURE_MARK,
+    HEADER,
+    MAX_LIST_LENGTH,
+    Limits,
+    Part,
+    Place,
+)
 from engine.ingest.formats.parquet_shapes import UNCHANGED, ParquetPlan
 
 SMALL_ROWS_BYTES = 16 << 20
 """Maximum size of the rows of a small file, decompressed. Each value counts as at least one byte."""
 _SMALL_LIMITS = Limits(memory=256 << 20, total=SMALL_ROWS_BYTES, seconds=3)
 """What reading a small file may take."""
+_METADATA_MEMORY = 1280 << 20
+"""Maximum memory of a process that reads metadata. It takes twice as much as they do, since it opens a file twice."""
 _MAX_REASON_BYTES = 4096
 _IMPORT_ROOT = Path(__file__).resolve().parents[3]
 """The directory from which this package is imported."""
@@ -30,6 +41,12 @@ _RUN = (
 
 The library works without numpy, whose import takes a third of the start.
 """
+
+
+def check_metadata(file: BinaryIO, limits: Limits) -> None:
+    """Read metadata in a process, because a few bytes may take any amount of memory. Raises RK5001 and RK5030."""
+    for _ in split_parquet(file, limits._replace(memory=min(limits.memory, _METADATA_MEMORY)), start=END):
+        pass
 
 
 def read_small(file: BinaryIO, limits: Limits, plan: ParquetPlan = UNCHANGED) -> list[bytes] | None:
@@ -108,11 +125,22 @@ def _out_of_memory(limits: Limits) -> RookeryError:
     )
 
 
+def list_too_long() -> RookeryError:
+    """The error for metadata with a list of more than MAX_LIST_LENGTH."""
+    return RookeryError(
+        PARQUET_TOO_LARGE,
+        f"the Parquet file has more than {MAX_LIST_LENGTH:,} row groups, or as many columns and fields",
+        hint="write larger row groups, or leave out columns that the datasource does not have",
+    )
+
+
 def _refused(reason: str, limits: Limits) -> RookeryError:
     """Return the error for the reason that the process wrote: a word and a detail, as `parquet_process` has them."""
     kind, _, detail = reason.partition(" ")
     if kind == "memory":
         return _out_of_memory(limits)
+    if kind == "list":
+        return list_too_long()
     if kind == "total":
         return RookeryError(
             PARQUET_TOO_LARGE,

@@ -67,6 +67,8 @@ class Place(NamedTuple):
 
 
 BEGINNING = Place()
+END = Place(run=MAX_LIST_LENGTH + 1)
+"""Behind all runs of any file."""
 
 
 class Part(NamedTuple):
@@ -109,10 +111,13 @@ def main(descriptor: int, plan: ParquetPlan, limits: Limits, start: Place) -> No
         _fail("memory", "")
     except TotalExceeded as exc:
         _fail("total", str(exc))
+    except ListTooLong:
+        _fail("list", "")
     except BadShape as exc:
         _fail("shape", str(exc)[:300])
     except READ_ERRORS as exc:
-        _fail("unreadable", str(exc)[:300])
+        # The library reports a lack of memory for the metadata as broken metadata.
+        _fail("memory" if "bad_alloc" in str(exc) else "unreadable", str(exc)[:300])
 
 
 def unpack(file: BinaryIO, total: int, plan: ParquetPlan, start: Place = BEGINNING) -> Iterator[Part]:

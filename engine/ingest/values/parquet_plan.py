@@ -14,9 +14,8 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 
 from engine.errors import PARQUET_TOO_LARGE, RookeryError
-from engine.ingest.formats.parquet import SMALL_ROWS_BYTES
+from engine.ingest.formats.parquet import SMALL_ROWS_BYTES, list_too_long
 from engine.ingest.formats.parquet_process import (
-    MAX_LIST_LENGTH,
     READ_ERRORS,
     ListTooLong,
     declared_bytes,
@@ -34,9 +33,9 @@ _TEXTS = frozenset({"String", "FixedString"})
 LENGTH_AND_MARK_BYTES = 8
 """A file ends with the length of its metadata and a mark, of four bytes each."""
 MAX_METADATA_BYTES = 16 << 20
-"""Maximum size of a file's metadata. This process reads them, and they take forty times as much memory."""
-SMALL_METADATA_BYTES = 1 << 20
-"""Maximum size of metadata that several threads may read at the same time."""
+"""Maximum size of a file's metadata. Those of most files take forty times as much memory."""
+SMALL_METADATA_BYTES = 128 << 10
+"""Maximum size of metadata that several threads may read at the same time. They may take 230 times as much memory."""
 MAX_COLUMNS = 10_000
 """Maximum number of columns of a file and fields in them. Each part of a large file has metadata of all of them."""
 
@@ -69,11 +68,7 @@ def plan_of(file: BinaryIO, source: Datasource) -> ParquetPlan:
         parquet = open_parquet(file)
         schema, metadata = parquet.schema_arrow, parquet.metadata
     except ListTooLong as exc:
-        raise RookeryError(
-            PARQUET_TOO_LARGE,
-            f"the Parquet file has more than {MAX_LIST_LENGTH:,} row groups, or as many columns and fields",
-            hint="write larger row groups, or leave out columns that the datasource does not have",
-        ) from exc
+        raise list_too_long() from exc
     except READ_ERRORS:
         return UNCHANGED
     if metadata.num_columns > MAX_COLUMNS:
