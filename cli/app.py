@@ -170,8 +170,12 @@ def run() -> None:
         error = RookeryError(USAGE, "an argument or a name has characters that cannot be sent", hint=hint)
         _print_error(error)
         sys.exit(exit_code(error))
-    except OSError as exc:
-        error = file_error(exc)
+    except (OSError, RuntimeError) as exc:
+        # Before Python 3.13, `Path.resolve` turns the error for links that form a loop into another one.
+        cause = exc if isinstance(exc, OSError) else exc.__context__
+        if not isinstance(cause, OSError):
+            raise
+        error = file_error(cause)
         _print_error(error)
         sys.exit(exit_code(error))
     except (LookupError, TypeError, AttributeError, ValueError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ class Options:
         settings = loader.load(url=self.url, token=self.token, data=data)
         if settings.data.is_absolute():
             return settings
-        return settings.model_copy(update={"data": (self.project / settings.data).resolve()})
+        # Links below the project are kept: `cli.trust` does not follow them.
+        return settings.model_copy(update={"data": Path(os.path.normpath(self.project.resolve() / settings.data))})
 
 
 options = Options()

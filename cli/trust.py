@@ -26,7 +26,7 @@ _ADDRESS = re.compile(r"http://(\[[0-9a-f:.]{2,45}\]|[0-9.]{7,15}):[0-9]{1,5}")
 
 def trust(file: Path, content: Mapping[str, Any]) -> None:
     """Record that this user writes a file with this JSON. Raises OSError."""
-    private_file(_record(file, content), f"{file.resolve()}\n")
+    private_file(_record(file, content), f"{_location(file)}\n")
 
 
 def is_trusted(file: Path, content: Mapping[str, Any]) -> bool:
@@ -40,11 +40,20 @@ def is_trusted(file: Path, content: Mapping[str, Any]) -> bool:
 def _record(file: Path, content: Mapping[str, Any]) -> Path:
     """The record's path. Raises OSError if this user has no directory for configuration."""
     directory = Path(typer.get_app_dir("rookery"))
+    if not directory.is_absolute():
+        # An empty or relative XDG_CONFIG_HOME is as good as none.
+        directory = Path("~/.config/rookery").expanduser()
     # Without a home it would be in the current directory, where others may have written it too.
     if not directory.is_absolute():
         raise FileNotFoundError(errno.ENOENT, "the environment has no HOME", str(directory))
-    named = os.fsencode(file.resolve()) + b"\0" + json.dumps(content, sort_keys=True).encode()
+    named = os.fsencode(_location(file)) + b"\0" + json.dumps(content, sort_keys=True).encode()
     return directory / "trusted" / hashlib.sha256(named).hexdigest()
+
+
+def _location(file: Path) -> Path:
+    """The path in its project, of which `.rookery` and the file may be links to those of another project."""
+    absolute = Path(os.path.normpath(file.absolute()))
+    return absolute.parent.parent.resolve() / absolute.parent.name / absolute.name
 
 
 def is_on_this_machine(url: object) -> bool:

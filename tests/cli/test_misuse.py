@@ -34,6 +34,8 @@ WRONG = {
     "tenant ls --url ftp://x": (6, "RK7003"),
     "get usage foo": (2, "RK7002"),
     "push datasources": (1, "RK1008"),
+    "-C loop check": (1, "RK1008"),
+    "schema loop": (1, "RK1008"),
 }
 SNOWFLAKE = {"name": "ids", "file": "pipes/ids.yaml", "text": "sql: SELECT generateSnowflakeID() AS id\n"}
 STATUSES = {409: 4, 401: 5, 403: 5, 404: 7, 429: 6, 502: 6, 503: 6}
@@ -52,6 +54,7 @@ def cli(shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         }
     )
     made("push")
+    (directory / "loop").symlink_to("loop")
     yield made
 
 

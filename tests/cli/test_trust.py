@@ -42,13 +42,27 @@ def test_private_files_are_private(shared_server: Server, tmp_path: Path) -> Non
     refused_to_send(unpacked)
     unpacked("auth", "--url", shared_server.url, "--token", shared_server.admin_token)
     unpacked("tenant", "ls")
+    # The files of a cloned project must not get to the server of another one, which it names with a link.
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / ".rookery").symlink_to(tmp_path / ".rookery")
+    refused_to_send(cli.at(tmp_path / "linked"))
+    (tmp_path / "linked" / ".rookery").unlink()
+    (tmp_path / "linked" / ".rookery").mkdir()
+    (tmp_path / "linked" / ".rookery" / "auth.json").symlink_to(stored)
+    refused_to_send(cli.at(tmp_path / "linked"))
     # A home of another user, as `sudo` may leave it, and none at all.
     refused_to_send(cli, XDG_CONFIG_HOME=str(tmp_path / "none"))
-    refused_to_send(cli, XDG_CONFIG_HOME="relative")
-    refused = cli(
-        "auth", "--url", shared_server.url, "--token", shared_server.admin_token, code=1, XDG_CONFIG_HOME="relative"
-    )
+    nowhere = {"XDG_CONFIG_HOME": "relative", "HOME": "relative"}
+    refused_to_send(cli, **nowhere)
+    refused = cli("auth", "--url", shared_server.url, "--token", shared_server.admin_token, code=1, **nowhere)
     assert "HOME" in refused.err and not (tmp_path / "relative").exists()
+    # As if it was not set.
+    (home := tmp_path / "home").mkdir()
+    for unset in ("", "relative"):
+        elsewhere = {"XDG_CONFIG_HOME": unset, "HOME": str(home)}
+        cli("auth", "--url", shared_server.url, "--token", shared_server.admin_token, **elsewhere)
+        cli("tenant", "ls", **elsewhere)
+        shutil.rmtree(home / ".config" / "rookery" / "trusted")
     for content in (json.dumps({"url": shared_server.url, "token": "x"}), json.dumps({"url": shared_server.url})):
         stored.write_text(content)
         refused_to_send(cli)
