@@ -138,7 +138,7 @@ def _access(ctx: typer.Context) -> tuple[str, str | None] | None:
     if given.get("url"):
         return str(given["url"]), given.get("token")
     from cli.trust import is_on_this_machine, is_trusted
-    from engine.private_files import is_own
+    from engine.private_files import is_own, read_small
 
     data = Path(given.get("store") or Path(".rookery") / "data")
     state = (Path(given.get("directory") or Path()) / data).parent
@@ -154,7 +154,7 @@ def _access(ctx: typer.Context) -> tuple[str, str | None] | None:
         return None
     if not is_own(state / "server.json") or not is_on_this_machine(running["url"]):
         return None
-    return str(running["url"]), given.get("token") or (state / "admin_token").read_text("utf-8").strip()
+    return str(running["url"]), given.get("token") or read_small(state / "admin_token").strip()
 
 
 def _read(file: Path) -> dict[str, Any] | None:

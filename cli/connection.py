@@ -34,7 +34,7 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
-from engine.private_files import is_own, read_json
+from engine.private_files import is_own, read_json, read_small
 from engine.settings import Settings
 
 _TOKEN = re.compile(r"[!-~]+")
@@ -304,7 +304,7 @@ def _local_token(settings: Settings, url: str, token: str | None) -> str:
     # The admin token in the directory of another user may be a link to a secret of this one.
     if not is_own(file) and (token is not None or admin_file.stat().st_uid != file.stat().st_uid):
         raise _untrusted(url, file, "run the command as the user of the server")
-    return token or admin_file.read_text(encoding="utf-8").strip()
+    return token or read_small(admin_file).strip()
 
 
 def _untrusted(url: str, file: Path, remedy: str) -> RookeryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -90,9 +91,16 @@ def _opened(path: Path) -> dict[int, IO[bytes]]:
     files: dict[int, IO[bytes]] = {}
     for name in (path, *older_files(path)):
         with suppress(FileNotFoundError):
-            file = name.open("rb")
+            file = _open(name)
             files.setdefault(os.fstat(file.fileno()).st_ino, file)
     return files
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Raises FileNotFoundError also for other things than files: a pipe or a device might never end."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "not a file", str(path))
+    return path.open("rb")
 
 
 def _no_log(settings: Settings) -> RookeryError:
@@ -117,7 +125,7 @@ def _following(path: Path, file: IO[bytes] | None) -> Iterator[dict[str, Any]]:
             yield from _events(file)
         if file is None or moved:
             with suppress(FileNotFoundError):
-                replacement = path.open("rb")
+                replacement = _open(path)
                 file = replacement
                 continue
         time.sleep(POLL_SECONDS)

@@ -15,6 +15,7 @@ from cli.permission import Allow
 from cli.tables import Column
 from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
 from engine.plurals import counted
+from engine.private_files import read_small
 
 if TYPE_CHECKING:
     from cli.connection import Connection
@@ -77,7 +78,7 @@ def init(
 
 def _ignore_data(file: Path) -> bool:
     """Add the folder with data and tokens to `.gitignore`. Returns whether it was missing there."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    lines = read_small(file).splitlines() if file.exists() else []
     if any(line.strip().strip("/") == DATA_FOLDER.strip("/") for line in lines):
         return False
     with file.open("a", encoding="utf-8") as target:

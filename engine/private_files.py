@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,8 +14,8 @@ HOME = ".rookery"
 """Name of the directory that holds an installation's private files."""
 
 
-MAX_JSON_BYTES = 64 << 10
-"""Maximum size of a private file with JSON."""
+MAX_SMALL_BYTES = 64 << 10
+"""Maximum size of a file that `read_small` reads."""
 
 
 def private_directory(path: Path) -> None:
@@ -48,14 +49,19 @@ def private_file(path: Path, text: str) -> None:
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
 
 
+def read_small(path: Path) -> str:
+    """The text of a small file. Raises OSError, also for a large file and for other things than files."""
+    status = path.stat()
+    # A pipe or a device might never end.
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SMALL_BYTES:
+        raise OSError(errno.EINVAL, f"not a file of at most {MAX_SMALL_BYTES >> 10} KiB", str(path))
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a small file; None if there is none."""
     try:
-        status = path.stat()
-        # A pipe or a device might never end.
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_BYTES:
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.observe import events
-from engine.private_files import private_file
+from engine.private_files import private_file, read_small
 from engine.project.model import Project
 from engine.tokens.claims import JWT_SCOPES, Claims, Scope
 from engine.tokens.jwts import sign
@@ -74,7 +75,10 @@ def admin_text(workspace: Workspace, file: Path) -> str:
             _store(workspace, token)
     text = text_of(workspace, token)
     # The token depends on the server's address, which may have changed since the file was written.
-    if not file.is_file() or file.read_text(encoding="utf-8").strip() != text:
+    stored = None
+    with suppress(OSError):
+        stored = read_small(file).strip()
+    if stored != text:
         private_file(file, text + "\n")
     return text
 

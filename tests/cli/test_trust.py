@@ -91,6 +91,23 @@ def test_a_server_file_that_names_another_machine_is_ignored(tmp_path: Path) -> 
         assert announced(settings) is not None, url
 
 
+def test_files_that_never_end_are_not_read(shared_server: Server, tmp_path: Path) -> None:
+    """A project that was unpacked may contain a pipe, or a link to a device, in place of any file."""
+    cli = Cli(tmp_path)
+    (state := tmp_path / ".rookery").mkdir(mode=0o700)
+    announce(load(data=state / "data"), shared_server.url)
+    file, log, ignored = state / "admin_token", state / "server.log", tmp_path / ".gitignore"
+    file.write_bytes(b"\xff\xfe")
+    assert "RK7002" in cli("tenant", "ls", code=2).err
+    for path, command in ((file, "tenant ls"), (log, "log"), (ignored, "init")):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        assert "RK1008" in cli(*command.split(), code=1).err
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        assert "RK1008" in cli(*command.split(), code=1).err
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
 def test_secrets_are_not_sent_to_a_url_that_another_user_wrote(shared_server: Server) -> None:
     cli = Cli(shared_server.directory)
