@@ -15,7 +15,6 @@ from cli.permission import Allow
 from cli.tables import Column
 from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
 from engine.plurals import counted
-from engine.private_files import read_small
 
 if TYPE_CHECKING:
     from cli.connection import Connection
@@ -78,6 +77,8 @@ def init(
 
 def _ignore_data(file: Path) -> bool:
     """Add the folder with data and tokens to `.gitignore`. Returns whether it was missing there."""
+    from engine.private_files import read_small
+
     lines = read_small(file).splitlines() if file.exists() else []
     if any(line.strip().strip("/") == DATA_FOLDER.strip("/") for line in lines):
         return False

@@ -50,7 +50,7 @@ def private_file(path: Path, text: str) -> None:
 
 
 def read_small(path: Path) -> str:
-    """The text of a small file. Raises OSError, also for a large file and for other things than files."""
+    """The text of a small file. Raises OSError if it is large or something else, such as a pipe."""
     status = path.stat()
     # A pipe or a device might never end.
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SMALL_BYTES:
