@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
@@ -17,8 +18,8 @@ from engine.warehouse.port import Warehouse
 BACKFILL_THREADS = 2
 """Ranges that are delivered at the same time. The other writers' connections are left to inserts."""
 
-RANGES_PER_RECORD = 16
-"""Ranges after which the record is updated: far fewer than the tokens that a target remembers."""
+RANGES_PER_GROUP = 16
+"""Ranges that are tried even if one of them fails."""
 
 MORE_MEMORY = "a statement may take more memory with a higher ROOKERY_MAX_BACKFILL_MEMORY"
 """A hint for a query that takes too much memory."""
@@ -36,30 +37,31 @@ def deliver(
 ) -> dict[str, int]:
     """Deliver recorded backfills, several ranges at a time. Returns the number of ranges by view.
 
-    Delivered ranges are deleted from the record every RANGES_PER_RECORD ranges, even when others fail, because a
-    target recognizes a token only for a limited number of later inserts. Raises the first failure; with `on_failure`,
+    A delivered range is deleted from the record at once, because a target recognizes a token only for a limited number
+    of later inserts, and rows that arrive meanwhile are such inserts too. Raises the first failure; with `on_failure`,
     reports it and continues with the other backfills.
     """
     pending = [(backfill, block_range) for backfill in backfills for block_range in backfill.ranges]
-    remaining = {b.id: list(b.ranges) for b in backfills}
+    remaining = {b.id: b for b in backfills}
     journal.delete([b for b in backfills if not b.ranges])
     failed: set[str] = set()
+    recording = threading.Lock()
+
+    def deliver_and_record(backfill: Backfill, block_range: Range) -> None:
+        deliver_range(warehouse, backfill, block_range)
+        with recording:
+            remaining[backfill.id] = record_delivery(remaining[backfill.id], block_range, journal)
+
     with ThreadPoolExecutor(BACKFILL_THREADS) as pool:
-        for start in range(0, len(pending), RANGES_PER_RECORD):
+        for start in range(0, len(pending), RANGES_PER_GROUP):
             # A failed backfill is not continued, because its other ranges would probably fail too.
-            group = [(b, r) for b, r in pending[start : start + RANGES_PER_RECORD] if b.id not in failed]
+            group = [(b, r) for b, r in pending[start : start + RANGES_PER_GROUP] if b.id not in failed]
             if not group:
                 continue
-            running = [pool.submit(deliver_range, warehouse, b, r) for b, r in group]
-            # All ranges of the group end before the record is updated, even after a failure. A range that is
-            # delivered but still recorded would only be repeated, and its token makes that harmless.
+            running = [pool.submit(deliver_and_record, b, r) for b, r in group]
             wait(running)
-            for (backfill, block_range), delivery in zip(group, running, strict=True):
-                if delivery.exception() is None:
-                    remaining[backfill.id].remove(block_range)
-            _update_record({b.id: b for b, _ in group}.values(), remaining, journal)
             failed |= _report_failures([b for b, _ in group], running, failed, on_failure)
-            progress(f"backfill of {group[-1][0].view}", min(start + RANGES_PER_RECORD, len(pending)), len(pending))
+            progress(f"backfill of {group[-1][0].view}", min(start + RANGES_PER_GROUP, len(pending)), len(pending))
     return {b.view: len(b.ranges) for b in backfills if b.id not in failed}
 
 
@@ -102,9 +104,11 @@ def deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) 
     warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token_of(backfill, block_range), rows))
 
 
-def _update_record(backfills: Iterable[Backfill], remaining: dict[str, list[Range]], journal: Journal) -> None:
-    """Reduce the recorded backfills to their remaining ranges."""
-    complete = [b for b in backfills if not remaining[b.id]]
-    begun = [b for b in backfills if 0 < len(remaining[b.id]) < len(b.ranges)]
-    journal.record([replace(b, ranges=tuple(remaining[b.id])) for b in begun])
-    journal.delete(complete)
+def record_delivery(backfill: Backfill, block_range: Range, journal: Journal) -> Backfill:
+    """Delete a range that was delivered from the record of a backfill. Returns what remains."""
+    remaining = replace(backfill, ranges=tuple(r for r in backfill.ranges if r != block_range))
+    if remaining.ranges:
+        journal.record([remaining])
+    else:
+        journal.delete([remaining])
+    return remaining

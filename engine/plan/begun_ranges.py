@@ -8,11 +8,10 @@ rows, because rows of a derived table do not show the range that they come from.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from engine.errors import RookeryError
 from engine.plan.backfill import Backfill, Journal
-from engine.plan.backfill_delivery import RANGES_PER_RECORD, deliver_range, described
+from engine.plan.backfill_delivery import RANGES_PER_GROUP, deliver_range, described, record_delivery
 from engine.plan.backfill_records import carrying_tokens, nonempty_tables
 from engine.schema import Name, View
 from engine.warehouse.catalog import read_schema
@@ -71,14 +70,11 @@ def _reached_from(table: Name, views: Collection[View]) -> set[Name]:
 
 
 def _complete(backfill: Backfill, warehouse: Warehouse, journal: Journal) -> None:
-    """Deliver the ranges that may have been delivered in part: never more than are delivered between two records."""
-    begun, untouched = backfill.ranges[:RANGES_PER_RECORD], backfill.ranges[RANGES_PER_RECORD:]
+    """Deliver the ranges that may have been delivered in part: never more than are tried together."""
+    remaining = backfill
     try:
-        for block_range in begun:
+        for block_range in backfill.ranges[:RANGES_PER_GROUP]:
             deliver_range(warehouse, backfill, block_range)
+            remaining = record_delivery(remaining, block_range, journal)
     except RookeryError as exc:
         raise described(backfill, exc) from exc
-    if untouched:
-        journal.record([replace(backfill, ranges=untouched)])
-    else:
-        journal.delete([backfill])

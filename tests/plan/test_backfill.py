@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.compiler.storage import NEST_DEDUP_WINDOW
+from engine.control.recovery import finish
 from engine.errors import ENGINE, RookeryError
+from engine.plan import backfill_delivery
 from engine.plan.backfill import Backfill
-from engine.plan.backfill_delivery import RANGES_PER_RECORD, deliver
+from engine.plan.backfill_delivery import BACKFILL_THREADS, RANGES_PER_GROUP, deliver
+from engine.workspace.journal import RegistryJournal
+from tests.support.in_process import open_rookery
 
 
 class Notes:
@@ -55,7 +62,7 @@ def _deliver(histories: Sequence[Backfill], log: Any, notes: Notes) -> None:
 
 
 def test_delivered_ranges_are_removed_from_the_record() -> None:
-    histories = [_history(f"h{n}", n) for n in range(2 * RANGES_PER_RECORD)]
+    histories = [_history(f"h{n}", n) for n in range(2 * RANGES_PER_GROUP)]
     log, notes = Log(), Notes(histories)
     _deliver(histories, log, notes)
     assert not notes.kept
@@ -63,14 +70,14 @@ def test_delivered_ranges_are_removed_from_the_record() -> None:
 
 
 def test_ranges_delivered_before_a_failure_are_not_repeated() -> None:
-    long, short = _history("long", 3 * RANGES_PER_RECORD), _history("short", 2)
+    long, short = _history("long", 3 * RANGES_PER_GROUP), _history("short", 2)
     notes = Notes([short, long])
-    failing = Log(f"SELECT {RANGES_PER_RECORD * 10}, ")
+    failing = Log(f"SELECT {RANGES_PER_GROUP * 10}, ")
     with pytest.raises(RookeryError):
         _deliver([short, long], failing, notes)
     assert "short" not in notes.kept
     left = notes.kept["long"].ranges
-    assert (RANGES_PER_RECORD * 10, RANGES_PER_RECORD * 10 + 10) in left
+    assert (RANGES_PER_GROUP * 10, RANGES_PER_GROUP * 10 + 10) in left
     assert len(failing.statements) == 2 + len(long.ranges) - len(left)
     again = Log()
     _deliver(notes.outstanding(), again, notes)
@@ -80,8 +87,10 @@ def test_ranges_delivered_before_a_failure_are_not_repeated() -> None:
 
 
 def test_few_ranges_are_delivered_ahead_of_the_record() -> None:
-    """A target remembers few tokens, so a killed process must not leave more ranges than that to recognize."""
-    history = _history("h", 5 * RANGES_PER_RECORD)
+    """A target remembers few tokens, and rows that arrive meanwhile add others. So a killed process must leave as few
+    ranges as possible to recognize.
+    """
+    history = _history("h", 5 * RANGES_PER_GROUP)
     ahead: list[int] = []
 
     class Watched(Notes):
@@ -91,4 +100,63 @@ def test_few_ranges_are_delivered_ahead_of_the_record() -> None:
 
     log, notes = Log(), Watched([history])
     _deliver([history], log, notes)
-    assert max(ahead) <= RANGES_PER_RECORD < 128
+    assert max(ahead) <= BACKFILL_THREADS
+
+
+EVENTS = """
+tenant: tenant_id
+columns: [{name: tenant_id, type: UInt32}, {name: id, type: UInt64}, {name: day, type: Date}]
+engine: {sorting_key: [tenant_id, id]}
+"""
+COUNTS = """
+sql: SELECT tenant_id, day, count() AS events FROM events GROUP BY tenant_id, day
+materialize:
+  target: counts
+  per_tenant: true
+  engine: {type: SummingMergeTree, sorting_key: [tenant_id, day], partition_key: day}
+"""
+FIRST = date(2024, 1, 1)
+
+
+@pytest.mark.parametrize(("days", "later"), [(1, NEST_DEDUP_WINDOW + 1), (60, 0)])
+def test_ranges_before_a_kill_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, later: int
+) -> None:
+    """The target has forgotten their tokens: because of rows that arrived meanwhile, or of its partitions."""
+    killed: list[bool] = []
+    deliver_range, write = (
+        backfill_delivery.deliver_range,
+        {n: getattr(RegistryJournal, n) for n in ("record", "delete")},
+    )
+    monkeypatch.setattr("engine.plan.backfill.RANGE_ROWS", days)
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS})
+        rookery.add("1", placement="pooled")
+        for n in range(5):
+            rookery.append([{"tenant_id": 1, "id": n, "day": str(FIRST + timedelta(day))} for day in range(days)])
+
+        def deliver_until_the_last(warehouse: Any, backfill: Backfill, block_range: tuple[int, int]) -> None:
+            is_last = block_range == backfill.ranges[-1]
+            for n in range(later if is_last else 0):
+                rookery.append([{"tenant_id": 1, "id": n, "day": str(FIRST)}])
+            deliver_range(warehouse, backfill, block_range)
+            if is_last:
+                killed.append(True)
+                raise KeyboardInterrupt
+
+        def unless_killed(name: str) -> Any:
+            def run(*args: Any) -> None:
+                if killed:
+                    raise KeyboardInterrupt
+                write[name](*args)
+
+            return run
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(backfill_delivery, "deliver_range", deliver_until_the_last)
+            for name in write:
+                patched.setattr(RegistryJournal, name, unless_killed(name))
+            rookery.push({"pipes/fill_counts.yaml": COUNTS})
+    with open_rookery(tmp_path) as rookery:
+        finish(rookery.workspace)
+        assert rookery.rows("SELECT sum(events) FROM main.counts") == [(5 * days + later,)]
