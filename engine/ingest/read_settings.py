@@ -12,9 +12,6 @@ PARSE_SETTINGS: dict[str, int | str] = {
     "input_format_null_as_default": 1,
     "date_time_input_format": "best_effort",
     "date_time_overflow_behavior": "throw",
-    # Strings in an object stay strings even if they look like dates: the engine accepts the 31st of any month.
-    "input_format_try_infer_dates": 0,
-    "input_format_try_infer_datetimes": 0,
     "input_format_allow_errors_num": 0,
     "max_insert_threads": 1,
     "async_insert": 0,

@@ -24,6 +24,14 @@ CORRECTNESS_SETTINGS: Mapping[str, int | str] = {
     "use_query_condition_cache": 0,
     # With a skip index on x, `a OR (x, y) IN (…)` loses rows.
     "use_skip_indexes_for_disjunctions": 0,
+    # Strings in a JSON object stay strings even if they look like times: to the engine, "1" is a day of this year,
+    # and every month has a 31st.
+    "input_format_try_infer_dates": 0,
+    "input_format_try_infer_datetimes": 0,
+    # Otherwise the engine puts a list in a JSON object into the type of an earlier row's list at the same path if it
+    # can, even that of another sender: beside `[1.5]` it rounds large integers, and beside `[[1]]` it turns `[null]`
+    # into `[[]]`. Without subcolumns, each list keeps its own type. Merges create the subcolumns.
+    "max_dynamic_subcolumns_in_json_type_parsing": 0,
 }
 """Settings that disable features of the engine that produce wrong results, for readers and writers."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.warehouse.port import Input
@@ -44,8 +47,11 @@ VALUES = {
     "LowCardinality(String)": TEXTS,
     "DateTime": ['"2026-01-01 10:00:00"', '"2026-01-01T10:00:00Z"', "1767261600", '""', "null"],
     "Date": ['"2026-01-01"', "20000", '""', "null"],
-    "Array(Int64)": ["[]", "[1, 2]", '["1"]', '[""]', "[true]", "[1.5]", "[null]", "null", f"[{'9' * 19}]"],
-    "Array(String)": ["[]", '["a", null]', "[1.10]", '[{"p": 1.10}]', '["\\u0061"]'],
+    "Array(Int64)": ["[]", "[1, 2]", '["1"]', '[""]', "[true]", "[1.5]", "[null]", "null", f"[{2**63 - 1}]"],
+    "Array(Nullable(Int64))": ["[1, null]", "[1.5]", f"[null, {2**53 + 1}]", '["1"]', "[true]"],
+    "Array(Array(Int64))": ["[[1]]", "[[1.5]]", f"[[{2**53 + 1}], []]", "[null]"],
+    "Array(Decimal(18, 2))": ["[1.5]", f"[{2**53 + 1}]", '["2.25"]'],
+    "Array(String)": ["[]", '["a", null]', "[1.10]", f"[{2**53 + 1}]", '[{"p": 1.10}]', '["\\u0061"]'],
     "Map(String, Int64)": ["{}", '{"a": 1}', '{"\\u0061": 1}', '{"a": ""}', '{"a": false}'],
     "Tuple(a Int64, b String)": [
         '{"a": 1, "b": "x"}',
@@ -54,7 +60,17 @@ VALUES = {
         '{"a": true}',
         "null",
     ],
-    "JSON": ["{}", '{"a": 1.10}', '{"\\u0061": {"b": null}}'],
+    "JSON": [
+        "{}",
+        '{"a": 1.10}',
+        '{"\\u0061": {"b": null}}',
+        '{"a": [1.5]}',
+        f'{{"a": [{2**53 + 1}]}}',
+        '{"a": [[1]]}',
+        '{"a": [null]}',
+        '{"a": [{"b": [1.5]}]}',
+        f'{{"a": [{{"b": [{2**53 + 1}]}}]}}',
+    ],
 }
 BESIDE = {
     "a long number": f'"big": {"1" * 45}',
@@ -137,3 +153,34 @@ def test_escaped_keys_on_a_path_through_lists_are_read(rookery: Rookery, values:
         return f'{{"id": 1, "list": [ {{"{key}": {values}}}, {{"other": "]"}}, {{"z": [1], "{key}" :{values}}}]}}'
 
     assert stored(rookery, "top_0", row("insid\\u0065")) == stored(rookery, "top_0", row("inside"))
+
+
+OBJECTS = ["1", "1970-01-01", "2026-02-31", [1.5], [2**53 + 1], [[1]], [None], ["1"]]
+"""Values in objects. The engine would convert some of them, or put them into the type of another one."""
+OBJECT_FILES = {
+    "datasources/objects.yaml": """columns:
+  - {name: id, type: UInt32}
+  - {name: text, type: String}
+  - {name: object, type: JSON(max_dynamic_paths=16), json: $.in.object}
+engine: {sorting_key: [id]}
+""",
+    "datasources/parsed.yaml": "columns: [{name: id, type: UInt32}, {name: object, type: JSON}]\n"
+    "engine: {sorting_key: [id]}\n",
+    "pipes/parse.yaml": "sql: SELECT id, CAST(text AS JSON) AS object FROM objects\nmaterialize: {target: parsed}\n",
+}
+
+
+def test_objects_are_stored_as_they_were_sent_however_they_are_parsed(rookery: Rookery) -> None:
+    """In events, in a file, and by the query of a view."""
+    rookery.push(OBJECT_FILES)
+    texts = [json.dumps({"v": value}, separators=(",", ":")) for value in OBJECTS]
+    rows = [f'{{"id": {n}, "text": {json.dumps(t)}, "in": {{"object": {t}}}}}' for n, t in enumerate(texts)]
+    rookery.gateway.append("objects", "\n".join(rows).encode(), Input.NDJSON).result(60)
+    file = io.BytesIO()
+    pq.write_table(pa.table({"id": range(100, 100 + len(texts)), "text": texts, "object": texts}), file)
+    rookery.gateway.append("objects", file.getvalue(), Input.PARQUET).result(60)
+    for table in ("objects", "parsed"):
+        rookery.run(f"OPTIMIZE TABLE main.{table} FINAL")
+        assert [t for (t,) in rookery.rows(f"SELECT toString(object) FROM main.{table} ORDER BY id")] == texts * 2
+    parsed = rookery.rows("SELECT toString(CAST(text AS JSON)) FROM main.objects ORDER BY id")
+    assert [t for (t,) in parsed] == texts * 2

@@ -128,7 +128,8 @@ def _composite(inner: str, type: Type) -> tuple[str, str]:
         integers = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(element.text)}), {texts})"
         check = f"isNotNull({inner}) AND arrayAll(_rk_x -> isNotNull(_rk_x), {integers})"
         return f"arrayMap(_rk_x -> assumeNotNull(_rk_x), {integers})", check
-    wide = wide_type_of(type)
+    # Likewise, elements that are null or lists themselves.
+    wide = wide_type_of(type, integers_as_text=True)
     value = f"CAST({inner} AS {wide.staging_type})"
     check = f"isNotNull({inner}) AND {wide.check(value)}" if wide.check else f"isNotNull({inner})"
     return wide.convert(value) if wide.convert else value, check
