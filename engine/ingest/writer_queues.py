@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from engine.ingest.batch import Append
 from engine.ingest.coalescing import ENOUGH_BYTES, CoalescingDelay, Waiting
 from engine.ingest.probation import Probation
+from engine.warehouse.port import Input
 
 MAX_BATCH_BYTES = 8 << 20
 """Maximum size in bytes of the bodies that share one INSERT into the datasource."""
@@ -77,7 +78,7 @@ class IngestQueue:
 
     def may_start(self, append: Append) -> bool:
         """Whether another batch may start now that an append has arrived, or that its writer is no longer held."""
-        if append.writer in self.held:
+        if append.writer in self.held or not self._leaves_a_batch(append):
             return False
         # A small second batch would only take rows from the next one. Appends that could not have joined the running
         # batch do not have to wait for it.
@@ -94,7 +95,14 @@ class IngestQueue:
 
     def next_writer(self) -> str | None:
         """The writer whose turn it is."""
-        return next((writer for writer in self.queues if writer not in self.held), None)
+        return next((w for w, q in self.queues.items() if w not in self.held and self._leaves_a_batch(q[0])), None)
+
+    def _leaves_a_batch(self, append: Append) -> bool:
+        """Whether an append leaves one of the batches to others: a tenant has one batch of a Parquet file at a time.
+
+        The engine may decompress a hostile one for a minute, and cannot be interrupted.
+        """
+        return append.format is not Input.PARQUET or append.bound_tenant is None or not self.running[append.sharing]
 
     def next_batch(self) -> list[Append]:
         """Remove the next batch: the first append of the writer whose turn it is, and others that may join it.

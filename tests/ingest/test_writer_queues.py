@@ -162,6 +162,22 @@ def test_turns_are_fair_and_combine_compatible_requests() -> None:
     assert (queue.size, queue.waiting, queue.queues) == (0, 0, {})
 
 
+def test_a_tenant_leaves_a_batch_to_others_while_its_parquet_file_is_read() -> None:
+    queue = IngestQueue()
+    first, second = (Append("events", b"%d" % n, Input.PARQUET, "1") for n in range(2))
+    queue.add(first)
+    assert queue.may_start(first) and queue.next_batch() == [first]
+    queue.running[first.sharing] += 1
+    queue.add(second)
+    assert not queue.may_start(second)
+    other = Append("events", b"{}", Input.NDJSON, "2")
+    queue.add(other)
+    assert queue.may_start(other) and queue.next_batch() == [other]
+    assert queue.next_batch() == []
+    queue.batch_ended(first.sharing)
+    assert queue.may_start(second) and queue.next_batch() == [second]
+
+
 def test_batches_over_the_search_limit_are_quarantined_unsearched(rookery: Rookery) -> None:
     unreadable = send(rookery, [row(f"u {n}", n="many") for n in range(9)] + [row("good")], token="limits")
     assert (unreadable.result(30).rows, unreadable.result(30).quarantined) == (1, 9)
