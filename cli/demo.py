@@ -15,7 +15,7 @@ from cli import output, plan_output
 from cli.connect import connect
 from cli.connection import Connection
 from cli.options import options
-from engine.errors import RookeryError
+from engine.errors import NOT_A_PROJECT, TARGET_EXISTS, RookeryError
 from engine.plurals import counted
 from engine.project.parse import load
 
@@ -28,9 +28,14 @@ def run() -> None:
     """Push, add tenants, ingest, mint tokens, call endpoints, and try to read other tenants' rows. Leaves nothing
     running.
     """
-    root = Path(__file__).resolve().parent.parent
+    sources = load(Path(__file__).resolve().parent.parent).resources()
+    if not sources:
+        hint = "run `make demo` in a checkout of rookery"
+        raise RookeryError(NOT_A_PROJECT, "the example project is not installed with the command", hint=hint)
+    files = [{"name": r.name, "file": r.place.file, "text": r.text} for r in sources]
     with connect(create=True) as connection:
-        _push(connection, root)
+        _require_no_others(connection, {r.name: r.text for r in sources})
+        _push(connection, files)
         _provision(connection)
         _ingest(connection)
         tokens = {t: _token(connection, t) for t in TENANTS}
@@ -43,9 +48,20 @@ def _head(number: int, text: str) -> None:
     output.line("\n", (f"{number}.", "bold cyan"), " ", (text, "bold"))
 
 
-def _push(connection: Connection, root: Path) -> None:
+def _require_no_others(connection: Connection, example: Mapping[str, str]) -> None:
+    """Raise RK3011 if the workspace has other resources than the example: it may be a real one."""
+    for kind in ("datasources", "pipes"):
+        for name in (r["name"] for r in connection.json("GET", f"/v0/{kind}")[kind]):
+            if connection.json("GET", f"/v0/{kind}/{name}")["content"] != example.get(name):
+                raise RookeryError(
+                    TARGET_EXISTS,
+                    f"`{name}` in this workspace is not that of the example project: it may be in use",
+                    hint="use a new data directory: rookery --data .rookery/demo/data demo",
+                )
+
+
+def _push(connection: Connection, files: list[dict[str, Any]]) -> None:
     _head(1, "Push the example project: a landing table, a per-tenant pipe, three endpoints")
-    files = [{"name": r.name, "file": r.place.file, "text": r.text} for r in load(root).resources()]
     with output.progress("push") as update:
         result = connection.watched("/v0/push", {"files": files}, update)
     plan_output.show(result)

@@ -40,7 +40,7 @@ def serve(
 
 
 def demo() -> None:
-    """Show the main features on the example project, in a separate data directory.
+    """Show the main features on the example project, in a workspace without other resources.
 
     Example: [bold]rookery demo[/]
     """

@@ -167,3 +167,15 @@ def test_check_reports_invalid_settings(tmp_path: Path) -> None:
     text = cli("check", code=1, ROOKERY_MAX_ROWS="1e6").err
     assert "RK7001" in text and "ROOKERY_MAX_ROWS" in text
     assert "ROOKERY_MAX_ROWS" in cli("check", ROOKERY_MAX_ROW="1").err
+
+
+def test_the_demo_changes_no_workspace_with_other_resources(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    cli("push")
+    refused = cli("demo", code=4)
+    assert "RK3011" in refused.err and "--data" in refused.err
+    assert cli("--json", "tenant", "ls").json == []
+    assert "nothing to do" in cli("plan").text
+    for _ in range(2):
+        assert "Done" in cli("--data", "demo/data", "demo").text
