@@ -23,7 +23,7 @@ from engine.sql.cached_parser import CachedParser
 from engine.sql.expanded_size import Extent, check_extent, extents_of, relation_extent
 from engine.sql.functions import WITHDRAWN
 from engine.sql.tree import Node as TreeNode
-from engine.sql.verify import Parser, Verified, verify
+from engine.sql.verify import Parser, Verification, Verified, verify
 from engine.template.environment import Binder, Template
 from engine.template.parameters import Value
 
@@ -123,7 +123,7 @@ class Verifier:
             if exc.code is not FUNCTION_REFUSED or not self._withdrawn:
                 raise
             # Not cached: only those that are deployed may use the result.
-            return verify(sql, self.parser, bound=bound, placeholders=types, view=view, withdrawn=self._withdrawn)
+            return Verification(self.parser, bound, types, self._withdrawn).verify(sql, view=view)
         return self._verified.put(key, text)
 
     def sent(self, sql: str, bound: frozenset[str], owner: Hashable) -> Verified:

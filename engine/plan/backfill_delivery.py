@@ -37,9 +37,9 @@ def deliver(
 ) -> dict[str, int]:
     """Deliver recorded backfills, several ranges at a time. Returns the number of ranges by view.
 
-    A delivered range is deleted from the record at once, because a target recognizes a token only for a limited number
-    of later inserts, and rows that arrive meanwhile are such inserts too. Raises the first failure; with `on_failure`,
-    reports it and continues with the other backfills.
+    A delivered range is deleted from the record at once, because a target recognizes a token only for a limited
+    number of later inserts, and rows that arrive meanwhile are such inserts too. Raises the first failure; with
+    `on_failure`, reports it and continues with the other backfills.
     """
     pending = [(backfill, block_range) for backfill in backfills for block_range in backfill.ranges]
     remaining = {b.id: b for b in backfills}

@@ -9,7 +9,7 @@ not depend on where it is embedded.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,56 +93,15 @@ class Verified:
 
 
 def verify(
-    sql: str,
-    parser: Parser,
-    *,
-    bound: frozenset[str],
-    placeholders: Mapping[str, str],
-    view: bool = False,
-    withdrawn: frozenset[str] = frozenset(),
+    sql: str, parser: Parser, *, bound: frozenset[str], placeholders: Mapping[str, str], view: bool = False
 ) -> Verified:
     """Check an author's SQL and return the SQL that may run.
 
     `bound` are the names that the text may use as tables, and not define; `placeholders` the generated `{name:Type}`
-    parameters with their types. `view` adds the rules for materialized views. `withdrawn` are functions that are
-    allowed in addition, in lower case.
+    parameters with their types. `view` adds the rules for materialized views.
     Raises SQL_REFUSED, FUNCTION_REFUSED, TABLE_REFUSED, VIEW_SHAPE, and the parser's errors.
     """
-    check_text(sql)
-    verifier = _Verifier(parser, bound, placeholders, withdrawn)
-    tree, _ = verifier.parse(sql)
-    checked = verifier.check(tree)
-    final, sample = _hoist(checked)
-    if not view:
-        # Views are exempt, because their SQL is stored in the catalog, and an insert has few rows.
-        bound_arguments(checked.bounded, tree)
-    # From here on, only the canonical SQL is used. The tree is parsed from it, because this SQL will run.
-    canonical, tree = verifier.canonicalize(parser.format(tree))
-    branch_trees = shape.branches(tree)
-    # Only a view is split into branches, because each branch needs additional calls of the parser.
-    branches = (
-        (canonical,)
-        if len(branch_trees) == 1 or not view
-        else tuple(verifier.canonicalize(parser.format(p))[0] for p in branch_trees)
-    )
-    leftmost_names = tuple(shape.leftmost(p, bound) for p in branch_trees)
-    if view:
-        _check_view(tree, branch_trees, leftmost_names, final, sample)
-    return Verified(
-        canonical=canonical,
-        reads=frozenset(checked.reads),
-        final=final,
-        sample=sample,
-        leftmost=leftmost_names[0],
-        branches=branches,
-        branch_leftmost=leftmost_names,
-        outputs=shape.outputs(tree),
-        plain=shape.is_plain(tree),
-        names=shape.names(tree),
-        uses=shape.uses(tree),
-        extent=extent(tree),
-        slow=checked.is_slow,
-    )
+    return Verification(parser, bound, placeholders).verify(sql, view=view)
 
 
 def check_text(sql: str) -> None:
@@ -178,13 +137,50 @@ def check_canonical(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Verifier:
-    """Parses and checks the SQL of one verification, always with the same names."""
+class Verification:
+    """Checks SQL that may use the same names; see `verify`."""
 
     parser: Parser
     bound: frozenset[str]
     placeholders: Mapping[str, str]
-    withdrawn: frozenset[str]
+    withdrawn: frozenset[str] = frozenset()
+    """Functions that are allowed in addition, in lower case."""
+
+    def verify(self, sql: str, *, view: bool) -> Verified:
+        """Check an author's SQL and return the SQL that may run."""
+        check_text(sql)
+        tree, _ = self.parse(sql)
+        checked = self.check(tree)
+        final, sample = _hoist(checked)
+        if not view:
+            # Views are exempt, because their SQL is stored in the catalog, and an insert has few rows.
+            bound_arguments(checked.bounded, tree)
+        # From here on, only the canonical SQL is used. The tree is parsed from it, because this SQL will run.
+        canonical, tree = self.canonicalize(self.parser.format(tree))
+        branches = shape.branches(tree)
+        leftmost = tuple(shape.leftmost(b, self.bound) for b in branches)
+        if view:
+            _check_view(tree, branches, leftmost, final, sample)
+        return Verified(
+            canonical=canonical,
+            reads=frozenset(checked.reads),
+            final=final,
+            sample=sample,
+            leftmost=leftmost[0],
+            # Only a view is split into branches, because each branch needs additional calls of the parser.
+            branches=self._texts(branches) if view and len(branches) > 1 else (canonical,),
+            branch_leftmost=leftmost,
+            outputs=shape.outputs(tree),
+            plain=shape.is_plain(tree),
+            names=shape.names(tree),
+            uses=shape.uses(tree),
+            extent=extent(tree),
+            slow=checked.is_slow,
+        )
+
+    def _texts(self, branches: Sequence[Node]) -> tuple[str, ...]:
+        """The canonical SQL of each branch of a UNION ALL."""
+        return tuple(self.canonicalize(self.parser.format(branch))[0] for branch in branches)
 
     def parse(self, text: str) -> tuple[Node, str]:
         """Parse the SQL. The tree of a literal with bytes that are not UTF-8 is not valid JSON: raises SQL_SYNTAX."""
