@@ -197,12 +197,13 @@ class Upload:
                     yield batch
 
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
-        """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file occupies."""
-        file.write(chunk)
-        if (size := file.tell()) > MAX_BYTES_IN_MEMORY:
+        """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file will occupy."""
+        if (size := file.tell() + len(chunk)) > MAX_BYTES_IN_MEMORY:
+            # Before it is written, because the engine's hint for a full disk is about its data directory.
             directory = gettempdir()
             usage = shutil.disk_usage(directory)
             require_spool_space(self._services.workspace, Space(directory, usage.free, usage.total), size)
+        file.write(chunk)
 
     @staticmethod
     def _split(chunker: Chunker, chunk: bytes) -> list[bytes]:

@@ -101,10 +101,11 @@ def test_a_file_with_more_than_it_declares_takes_a_turn_of_a_large_one() -> None
     run_scene(scene)
 
 
-def test_the_time_to_read_a_file_is_limited() -> None:
+@pytest.mark.parametrize("limit", ["seconds", "part_seconds"])
+def test_the_time_to_read_a_file_is_limited(limit: str) -> None:
     hosts = repeated(pa.array([[1] * 1000], pa.list_(pa.int64())), 2000)
     with written(pa.table({"hosts": hosts})) as file, pytest.raises(RookeryError) as caught:
-        list(split_parquet(file, LIMITS._replace(seconds=0), plan_of(file, SOURCE)))
+        list(split_parquet(file, LIMITS._replace(**{limit: 0}), plan_of(file, SOURCE)))
     assert caught.value.code.id == "RK5030"
 
 

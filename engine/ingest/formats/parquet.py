@@ -120,7 +120,7 @@ def _read(stream: IO[bytes], length: int, limits: Limits) -> bytes:
 def _out_of_memory(limits: Limits) -> RookeryError:
     return RookeryError(
         PARQUET_TOO_LARGE,
-        f"the Parquet file cannot be opened in {limits.memory:,} bytes of memory",
+        f"the Parquet file cannot be opened in {limits.memory:,} bytes of memory, or takes too long to decompress",
         hint="write smaller row groups and values, or several files; the limit is ROOKERY_MAX_PARQUET_MEMORY",
     )
 

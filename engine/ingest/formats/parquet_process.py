@@ -53,6 +53,8 @@ class Limits(NamedTuple):
     """Bytes of all rows, decompressed."""
     seconds: int = 1 << 31
     """Seconds of CPU time."""
+    part_seconds: int = 30
+    """Seconds of CPU time for each part: a row may decompress for seconds."""
 
 
 class Place(NamedTuple):
@@ -97,15 +99,16 @@ def main(descriptor: int, plan: ParquetPlan, limits: Limits, start: Place) -> No
     with suppress(FileNotFoundError):
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + limits.memory, size + limits.memory))
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    seconds = math.ceil(time.process_time()) + limits.seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds if most == resource.RLIM_INFINITY else min(seconds, most), most))
+    end = time.process_time() + limits.seconds
+    # The parts before the place are read too.
+    _limit_time(end, limits.part_seconds * (start.parts + 1))
     # A crash is expected, and must not leave a file with the process's memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open(descriptor, "rb") as file:
             for part in unpack(file, limits.total, plan, start):
                 _put(*part)
+                _limit_time(end, limits.part_seconds)
         _put(b"")
     except MemoryError:
         _fail("memory", "")
@@ -118,6 +121,13 @@ def main(descriptor: int, plan: ParquetPlan, limits: Limits, start: Place) -> No
     except READ_ERRORS as exc:
         # The library reports a lack of memory for the metadata as broken metadata.
         _fail("memory" if "bad_alloc" in str(exc) else "unreadable", str(exc)[:300])
+
+
+def _limit_time(end: float, seconds: int) -> None:
+    """Let this process take so many more seconds of CPU time, but none after `end`."""
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = math.ceil(min(end, time.process_time() + seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if most == resource.RLIM_INFINITY else min(soft, most), most))
 
 
 def unpack(file: BinaryIO, total: int, plan: ParquetPlan, start: Place = BEGINNING) -> Iterator[Part]:
@@ -239,4 +249,4 @@ def _fail(kind: str, detail: str) -> None:
 
 if __name__ == "__main__":
     numbers = [int(text) for text in sys.argv[1:]]
-    main(numbers[0], ParquetPlan.of_json(sys.stdin.read()), Limits(*numbers[1:4]), Place(*numbers[4:]))
+    main(numbers[0], ParquetPlan.of_json(sys.stdin.read()), Limits(*numbers[1:5]), Place(*numbers[5:]))
