@@ -104,6 +104,9 @@ def translate(exc: BaseException) -> EngineError:
             headers=exc.headers,
             public=exc.public,
         )
+    if is_file_error(exc):
+        # The client writes rows to temporary files.
+        return file_error(exc)
     text = str(exc)
     number = engine_code(exc)
     if number is None:
@@ -132,7 +135,7 @@ def _hint(code: Code, number: int, message: str, text: str) -> str | None:
 
 
 _ABOUT_FILES: Mapping[Code, str] = {
-    errors.DISK_FULL: "free space on the disk of the data directory, then repeat the request",
+    errors.DISK_FULL: "free space on the disks of the data directory and of TMPDIR, then repeat the request",
     errors.STORAGE: "repeat the request; if it keeps failing, check the server's log and the system's log",
     errors.DAMAGED: "run rookery doctor to see which table and part are damaged",
 }
@@ -177,7 +180,7 @@ def is_file_error(exc: BaseException) -> TypeGuard[OSError]:
 
 
 def file_error(exc: OSError) -> EngineError:
-    """Convert an error on a file in the data directory to DISK_FULL or STORAGE."""
+    """Convert an error on a file in the data directory, or on a temporary one, to DISK_FULL or STORAGE."""
     code = errors.DISK_FULL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else errors.STORAGE
     return EngineError(
         code, code.title, hint=_ABOUT_FILES[code], detail=str(exc), headers={"Retry-After": _RETRY_AFTER[code]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,13 @@ def test_every_engine_error_has_a_rookery_error(embedded: EmbeddedWarehouse) -> 
 
 def _all_exceptions() -> list[type[Exception]]:
     return [c for c in vars(exceptions).values() if isinstance(c, type) and issubclass(c, Exception)]
+
+
+def test_a_full_disk_of_temporary_files_is_a_full_disk() -> None:
+    """The client of the embedded engine writes rows to one before it inserts them."""
+    error = for_sender(translate(OSError(errno.ENOSPC, "No space left on device")))
+    assert error.code is errors.DISK_FULL and "TMPDIR" in (error.hint or "")
+    assert error.headers["Retry-After"]
 
 
 @pytest.mark.parametrize("kind", [*_all_exceptions(), HTTPError, OSError, TimeoutError, RuntimeError, ValueError])
