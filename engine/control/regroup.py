@@ -220,7 +220,9 @@ class _Groups:
             for rows in selects(self._workspace, part, after[part.view.source], heads):
                 select = f"SELECT {', '.join(map(quote, columns))} FROM ({rows}) WHERE {self._affected}"
                 token = f"regroup:{secrets.token_hex(8)}"
-                self._warehouse.execute(ddl.insert_block(self.fresh.sql(), columns, token, select))
+                # It is not repeated, so its partitions need not be few enough to be recognized.
+                limits = {"max_partitions_per_insert_block": 0}
+                self._warehouse.execute(ddl.insert_block(self.fresh.sql(), columns, token, select, **limits))
 
     def _put_in_place(self) -> None:
         """Replace the partitions that contain the groups. The caller holds the view lock.

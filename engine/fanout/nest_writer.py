@@ -16,6 +16,7 @@ from engine.fanout.offsets import LogRange
 from engine.fanout.staged_appends import StagedAppends
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
+from engine.warehouse.error_numbers import TOO_MANY_PARTS
 from engine.warehouse.errors import exceeds_own_memory, is_lost_stage
 from engine.workspace.workspace import Workspace
 
@@ -212,7 +213,7 @@ class NestWriter:
                 with guard():
                     damage, has_merges = self._insert(landing, log_range.token, tenant, rows(tenant), memory[tenant])
             except RookeryError as exc:
-                if exc.code is BUSY:
+                if exc.code is BUSY and getattr(exc, "engine_code", None) != TOO_MANY_PARTS:
                     raise
                 failed[tenant] = exc.detail or exc.message
                 if exceeds_own_memory(exc):

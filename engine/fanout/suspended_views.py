@@ -30,7 +30,7 @@ from engine.plan.missing_blocks import Gap, Missing
 from engine.schema import Name, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
-from engine.warehouse.errors import exceeds_own_memory
+from engine.warehouse.errors import exceeds_own_memory, has_too_many_partitions
 from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
@@ -59,7 +59,8 @@ def suspend(workspace: Workspace, exc: RookeryError, block: BatchBlocks | None) 
         return None
     restricted = None
     if block is not None:
-        restricted = without_failing_tenants(workspace, view, block, of_memory=exceeds_own_memory(exc))
+        of_size = exceeds_own_memory(exc) or has_too_many_partitions(exc)
+        restricted = without_failing_tenants(workspace, view, block, of_size=of_size)
     excluded = restricted.excluded_tenants if restricted is not None else ()
     record = _new_record(view, error[:1000], block.datasource if block is not None else None)
     known_gaps = gaps_of(workspace, view)

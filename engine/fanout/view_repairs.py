@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.errors import RookeryError
-from engine.fanout.failing_tenants import find_failure, find_failure_on_history
+from engine.fanout.failing_tenants import Limits, find_failure, find_failure_on_history
 from engine.fanout.shared_views import ViewFactory, shared_view
 from engine.fanout.source_blocks import table_ids
 from engine.fanout.suspension_records import SUSPENDED_KIND, suspended
@@ -106,9 +106,10 @@ def still_failing(
 
 def _failure_on(workspace: Workspace, missed: tuple[MissedBlocks, ...]) -> RookeryError | None:
     """The first error of a view on the blocks that it has missed."""
+    limits = Limits(workspace.settings.delivery_memory())
     for blocks in missed:
         for after, upto in missing_ranges(workspace.warehouse, blocks):
-            exc = find_failure(workspace, blocks.view, (after, upto), memory=workspace.settings.delivery_memory())
+            exc = find_failure(workspace, blocks.view, (after, upto), limits)
             if exc is not None:
                 return exc
     return None

@@ -89,6 +89,8 @@ CODES: Mapping[int, Code] = {
 }
 """Our codes for the engine's error numbers. All other numbers become ENGINE."""
 
+TOO_MANY_PARTS = 252
+"""The engine's number for a table with too many parts, and for a block with rows of too many partitions."""
 MEMORY_LIMIT = 241
 """The engine's number for a statement that exceeds its own memory limit, or that of its user or of the engine."""
 
@@ -100,7 +102,7 @@ OVERLOAD = frozenset(
         202,  # TOO_MANY_SIMULTANEOUS_QUERIES
         236,  # ABORTED
         MEMORY_LIMIT,
-        252,  # TOO_MANY_PARTS
+        TOO_MANY_PARTS,
         394,  # QUERY_WAS_CANCELLED
         411,  # PTHREAD_ERROR
         439,  # CANNOT_SCHEDULE_TASK

@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 
 from engine import errors
 from engine.errors import Code, Place, RookeryError
-from engine.warehouse.error_numbers import CODES, MEMORY_LIMIT, OVERLOAD
+from engine.warehouse.error_numbers import CODES, MEMORY_LIMIT, OVERLOAD, TOO_MANY_PARTS
 from engine.warehouse.public_texts import public_text
 
 NOT_IMPLEMENTED = 48
@@ -86,6 +86,7 @@ _HTTP_STATUS = re.compile(r"^HTTP driver received HTTP status (\d+)")
 _LINE = re.compile(r"\(line (\d+), col (\d+)\)")
 _POSITION = re.compile(r"failed at position (\d+)")
 _SUGGESTION = re.compile(r"Maybe you meant: (?:\[')?([A-Za-z_]\w{0,99})")
+_PARTITIONS = "Too many partitions for single INSERT block"
 _RESULT_BYTES = re.compile(r"Limit for result exceeded, max (bytes|rows): ")
 _MAX_MESSAGE_CHARACTERS = 300
 
@@ -147,6 +148,9 @@ def _code_of(number: int, text: str) -> Code:
     code = CODES.get(number, errors.ENGINE)
     if number == 36 and _TOO_BIG in text:
         code = errors.TOO_COMPLEX
+    if number == TOO_MANY_PARTS and _PARTITIONS in text:
+        # The rows are the reason, and not load.
+        code = errors.ENGINE
     if number == _UNKNOWN_TABLE and _STAGE.search(text):
         # The rows are not the reason, so the sender must repeat them.
         code = errors.UNREACHABLE
@@ -195,7 +199,12 @@ def is_transient(exc: RookeryError) -> bool:
     if exc.code in _TRANSIENT:
         return True
     number = getattr(exc, "engine_code", None)
-    return number in OVERLOAD and not exceeds_own_memory(exc)
+    return number in OVERLOAD and not exceeds_own_memory(exc) and not has_too_many_partitions(exc)
+
+
+def has_too_many_partitions(exc: RookeryError) -> bool:
+    """Whether the rows of an INSERT belong to too many partitions of a table."""
+    return getattr(exc, "engine_code", None) == TOO_MANY_PARTS and _PARTITIONS in (exc.detail or "")
 
 
 def is_missing_table(exc: BaseException | None) -> bool:

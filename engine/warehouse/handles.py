@@ -41,6 +41,8 @@ WRITER_SETTINGS: Mapping[str, int | str] = {
     "max_query_size": 8 << 20,
     "max_ast_elements": 1_000_000,
     "max_expanded_ast_elements": 5_000_000,
+    # Commands that copy or recompute a table insert its partitions together.
+    "max_partitions_per_insert_block": 0,
 }
 """Settings of all writers."""
 

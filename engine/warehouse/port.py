@@ -20,6 +20,11 @@ from engine.schema import Name
 Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
 """What can be bound to a `{name:Type}` placeholder."""
 
+MAX_PARTITIONS = 100
+"""Partitions of a table that the rows of one INSERT may belong to. Each is a block with a token, and tables of nests
+remember the tokens of 128 blocks.
+"""
+
 SINGLE_BLOCK_SETTINGS: Mapping[str, int] = {
     "use_strict_insert_block_limits": 1,
     "max_insert_threads": 1,
@@ -27,6 +32,7 @@ SINGLE_BLOCK_SETTINGS: Mapping[str, int] = {
     "min_insert_block_size_bytes": 0,
     "max_insert_block_size": 1_000_000_000,
     "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "max_partitions_per_insert_block": MAX_PARTITIONS,
 }
 """Settings that make an INSERT exactly one block, so that its deduplication token identifies all its rows."""
 

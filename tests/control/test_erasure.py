@@ -149,3 +149,22 @@ def test_an_ordinary_aggregate_keeps_a_purged_tenants_part_until_it_is_repaired(
         repair(rookery.workspace, ["totals"])
         assert rookery.rows(SUMS) == [(2024, 10)]
         assert examine(rookery.workspace, deep=True).findings == ()
+
+
+def test_groups_in_many_partitions_are_recomputed(tmp_path: Path) -> None:
+    years = range(2000, 2120)
+    totals = TOTALS.replace("sorting_key", "partition_key: year, sorting_key")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(
+            {
+                "datasources/events.yaml": EVENTS % "",
+                "datasources/totals.yaml": totals,
+                "pipes/fill.yaml": FILL,
+            }
+        )
+        rookery.add("1", "2", placement="pooled")
+        for some in (years[:60], years[60:]):
+            rookery.append([{"tenant_id": t, "at": f"{year}-01-15", "n": t} for year in some for t in (1, 2)])
+        tenants.remove(rookery.workspace, "1", purge=True)
+        assert rookery.rows(SUMS) == [(year, 2) for year in years]
+        assert examine(rookery.workspace, deep=True).findings == ()

@@ -127,3 +127,42 @@ def test_rows_that_take_too_much_memory_together_are_delivered_from_landing(
         monkeypatch.setattr(rookery.workspace.warehouse, "execute", short)
         assert rookery.deliver([{"tenant_id": int(t), "id": 1, "n": 1} for t in tenants])
         assert rookery.rows(f"SELECT count() FROM {rookery.nest('1')}.events") == [(1,)]
+
+
+DAYS = """
+sql: SELECT tenant_id, toDate(n) AS day, count() AS total FROM events GROUP BY tenant_id, day
+materialize:
+  target: days
+  per_tenant: true
+  engine: {type: SummingMergeTree, sorting_key: [tenant_id, day], partition_key: day}
+"""
+
+
+@pytest.mark.parametrize("fanout", ["direct", "routed"])
+def test_rows_of_too_many_partitions_stop_only_their_tenants(fanout: str, tmp_path: Path) -> None:
+    def days(tenant: int, count: int) -> list[dict[str, int]]:
+        return [{"tenant_id": tenant, "id": n, "n": (tenant * 1000 + n) * 86_400} for n in range(count)]
+
+    events = f"tenant: {{column: tenant_id, fanout: {fanout}}}" + COLUMNS
+    with open_rookery(tmp_path) as rookery:
+        files = {"datasources/events.yaml": events, "pipes/days_pipe.yaml": DAYS}
+        rookery.push(files)
+        rookery.add("1", "2", "5", "6", placement="pooled")
+        rookery.add("3", "4")
+        # Those of tenants 5 and 6 are too many only together.
+        batches = [days(1, 150), days(2, 5) + days(5, 60) + days(6, 60), days(3, 150)]
+        assert [rookery.append(rows).rows for rows in batches] == [150, 125, 150]
+        assert rookery.deliver(days(2, 1) + days(4, 1))
+        assert rookery.rows("SELECT tenant_id, sum(total) FROM main.days GROUP BY 1") == [(2, 6)]
+        assert rookery.rows(f"SELECT sum(total) FROM {rookery.nest('4')}.days") == [(1,)]
+
+
+def test_rows_of_too_many_partitions_are_refused(tmp_path: Path) -> None:
+    plain = "tenant: {column: tenant_id, landing: false}" + COLUMNS.replace(
+        "engine: {", "engine: {partition_key: id, "
+    )
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": plain})
+        with pytest.raises(RookeryError) as refused:
+            rookery.append([{"tenant_id": 1, "id": n, "n": 1} for n in range(150)])
+        assert refused.value.code.status == 400 and "partitions" in refused.value.message
