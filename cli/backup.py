@@ -128,7 +128,7 @@ def _restore_server(source: str, directory: Path | None) -> None:
     settings = options.loaded()
     with interrupts.raised(), output.progress("restore") as update:
         result = restore(settings, Destination.of(source), update)
-    _show(result, f"restored workspace {settings.workspace}")
+    _show(result, f"restored to workspace {settings.workspace}")
     if not options.json:
         output.say("next: rookery doctor --deep", "dim")
 

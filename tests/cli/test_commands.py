@@ -297,6 +297,19 @@ def test_a_closed_pipe_is_not_an_error(cli: Cli) -> None:
     assert completed.stdout == b'"number"\n'
 
 
+@pytest.mark.parametrize("command", ("tenant ls >&-", "append events - <&-", "tenant ls <&- >&- 2>&3"))
+def test_standard_streams_may_be_closed(cli: Cli, command: str) -> None:
+    """No file gets their numbers, so no output is written into one."""
+    completed = subprocess.run(
+        ["bash", "-c", f"exec 3>&2; {' '.join(REAL)} {command}"],
+        cwd=cli.directory,
+        env=cli.seen(),
+        capture_output=True,
+        timeout=60,
+    )
+    assert (completed.returncode, b"Traceback" in completed.stderr) == (0, False), completed.stderr.decode()
+
+
 def test_an_unfinished_private_file_of_another_program_is_not_used(tmp_path: Path) -> None:
     """It could be a link, or a file that others can read."""
     temporary = tmp_path / f".secret.{os.getpid()}"
