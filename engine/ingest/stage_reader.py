@@ -117,11 +117,14 @@ class StageReader:
 
     def _read(self, batch: StagedBatch, text: bytes, format: Input) -> int:
         """Let the engine read a body into the stage. Returns the number of rows."""
-        limits: dict[str, int] = (
+        limits: dict[str, int | str] = (
             {"input_format_parallel_parsing": 0, **ONE_THREAD_SETTINGS} if len(text) <= ONE_THREAD_BYTES else {}
         )
         # Without a limit, one body could take the memory of the whole process.
         limits |= {"max_memory_usage": self._workspace.settings.insert_memory}
+        if b"[" not in text and format is not Input.PARQUET:
+            # Only lists in objects depend on other rows, and values in objects are read faster from subcolumns.
+            limits["max_dynamic_subcolumns_in_json_type_parsing"] = "auto"
         return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSE_SETTINGS | limits)
 
     def _must_inspect(self, batch: StagedBatch, texts: BatchTexts) -> bool:
