@@ -142,12 +142,15 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
     parameters = used_bindings(sql, statement.bindings)
     totals = {"rows_read": 0, "bytes_read": 0}
 
+    def counted(block: Block) -> bytes:
+        totals["rows_read"] += block.read_rows
+        totals["bytes_read"] += block.read_bytes
+        note_read(block.rows, block.read_rows, block.read_bytes)
+        return block.data
+
     def data(name: str) -> Iterator[bytes]:
-        for block in handle.blocks(sql, name, parameters):
-            totals["rows_read"] += block.read_rows
-            totals["bytes_read"] += block.read_bytes
-            note_read(block.rows, block.read_rows, block.read_bytes)
-            yield block.data
+        # No variable keeps a block, which may be large, until the client wants the next.
+        yield from map(counted, handle.blocks(sql, name, parameters))
 
     def statistics() -> dict[str, float]:
         return {"elapsed": round(time.monotonic() - started, 6), **totals}

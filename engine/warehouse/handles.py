@@ -219,8 +219,8 @@ class Handle:
                 for statement in (*self._restriction, _UNCOMPRESSED_PARQUET):
                     connection.query(statement)
                 with closing(connection.send_query(query, format, params=values)) as stream:
-                    for block in stream:
-                        yield _block(block)
+                    # No variable keeps the engine's copy of a block until the client wants the next.
+                    yield from map(_block, stream)
         except Exception as exc:
             raise translate(exc) from exc
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from engine import errors
 from engine.errors import RookeryError
 from engine.schema import Column, Name
-from engine.warehouse import ddl
+from engine.warehouse import ddl, handles
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Warehouse
@@ -218,3 +220,22 @@ def test_a_stream_can_be_closed_from_another_thread(impatient: Warehouse) -> Non
         thread.join(10)
         assert not thread.is_alive()
     assert read(impatient, "SELECT 1 AS a")
+
+
+def test_a_stream_that_waits_keeps_no_block(embedded: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow client may wait for hours with each of its responses."""
+    blocks: list[weakref.ref[Any]] = []
+    copied = handles._block
+
+    def recorded(result: Any) -> handles.Block:
+        blocks.append(weakref.ref(result))
+        return copied(result)
+
+    monkeypatch.setattr(handles, "_block", recorded)
+    stream = embedded.stream(Statement("SELECT repeat('x', 100) AS x FROM numbers(200000)", {}), Format.NDJSON)
+    part = next(stream)
+    assert len(part) > 1 << 20
+    assert [block() for block in blocks] == [None]
+    # This test's variable, and the argument of the call.
+    assert sys.getrefcount(part) == 2
+    stream.close()
