@@ -156,7 +156,8 @@ def _logs(logs: Path) -> Iterator[tuple[int, Path]]:
     """The non-empty logs of a table with their numbers. Later logs have higher numbers."""
     for file in logs.iterdir():
         match = _LOG.fullmatch(file.name)
-        if match and file.stat().st_size:
+        # Repairing a link would change a file elsewhere; the engine makes none.
+        if match and not file.is_symlink() and file.stat().st_size:
             yield int(match[1]), file
 
 

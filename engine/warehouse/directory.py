@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from engine import errors
+from engine.private_files import private_file
 from engine.warehouse.damaged_merges import undo_damaged
 from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.directory_copy import remove_copies
@@ -63,7 +64,8 @@ def _lock(path: Path) -> int:
     try:
         # The system releases the lock when the process ends, however it ends. A program that the process starts does
         # not inherit it.
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # In a directory that was cloned or unpacked, a link could lead to any file, which would be overwritten.
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise _unusable(path, exc) from exc
     try:
@@ -131,9 +133,9 @@ class Directory:
         users = ""
         if zone is not None:
             file = self.path / USERS
-            file.write_text(USERS_TEXT % zone, encoding="utf-8")
+            private_file(file, USERS_TEXT % zone)
             users = f"<users_config>{escape(str(file))}</users_config>"
-        self.config.write_text(CONFIG_TEXT % (SOURCES_KEPT, users), encoding="utf-8")
+        private_file(self.config, CONFIG_TEXT % (SOURCES_KEPT, users))
 
     def keep(self, zone: str, *, assumed: bool = False) -> None:
         """Record the current layout version and the time zone in the directory, unless they are already recorded.
@@ -172,7 +174,7 @@ def locked_briefly(path: Path, holder: str) -> EngineError:
 def is_locked(path: Path) -> bool:
     """Whether a process has locked a data directory."""
     try:
-        lock = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

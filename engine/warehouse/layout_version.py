@@ -100,7 +100,9 @@ def _text(file: Path) -> str:
 def write_mark(path: Path, mark: DirectoryMark) -> None:
     """Write a directory's mark, durably and atomically. Raises OSError."""
     temporary = path / f".{VERSION_FILE}"
-    with temporary.open("w", encoding="utf-8") as file:
+    # A link of this name would lead elsewhere.
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
         assumed = {"assumed": True} if mark.assumed else {}
         json.dump({"layout": mark.layout, "timezone": mark.zone, **assumed}, file)
         file.flush()

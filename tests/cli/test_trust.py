@@ -12,6 +12,7 @@ import pytest
 
 from cli.state_files import announce, announced
 from engine.settings import load
+from tests.cli.billing import FILES
 from tests.cli.commands import Cli
 from tests.support.server import Server
 
@@ -106,6 +107,29 @@ def test_files_that_never_end_are_not_read(shared_server: Server, tmp_path: Path
         path.unlink()
         path.symlink_to("/dev/zero")
         assert "RK1008" in cli(*command.split(), code=1).err
+
+
+@pytest.mark.parametrize("name", ("rookery.lock", "rookery.xml", "rookery_users.xml", ".rookery.layout", "log"))
+def test_links_in_a_data_directory_change_no_file_elsewhere(tmp_path: Path, name: str) -> None:
+    cli = Cli(tmp_path)
+    data, elsewhere = tmp_path / ".rookery" / "data", tmp_path / "elsewhere"
+    elsewhere.write_text("precious\n")
+    if name == "log":
+        cli.write(FILES)
+        cli("push")
+        cli("append", "events", "-", input='{"tenant_id": 1, "event": "a"}')
+        link = next(data.glob("store/*/*/deduplication_logs/*_1.txt"))
+        link.unlink()
+    else:
+        data.mkdir(parents=True, mode=0o700)
+        link = data / name
+        cli.write({"pipes/one.yaml": "sql: SELECT 1 AS x\n"})
+    link.symlink_to(elsewhere)
+    if name == "rookery.lock":
+        assert "RK6001" in cli("push", code=6).err
+    else:
+        cli("push")
+    assert elsewhere.read_text() == "precious\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
