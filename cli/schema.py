@@ -44,6 +44,8 @@ def schema(
         raise RookeryError(ALREADY_EXISTS, f"{folder} is a file", hint="name a directory for the schemas")
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
+        # In a cloned project, it may be a link to a file elsewhere.
+        (folder / name).unlink(missing_ok=True)
         (folder / name).write_bytes((files("engine.project") / name).read_bytes())
     settings = {str(directory / name): patterns for name, patterns in FILES.items()}
     if options.json:

@@ -28,6 +28,15 @@ def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "schemas").read_text() == "mine"
 
 
+def test_the_file_that_a_link_names_is_kept(tmp_path: Path) -> None:
+    Cli(tmp_path)("init")
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "schemas" / "pipe.schema.json").symlink_to(tmp_path / "mine")
+    Cli(tmp_path)("schema")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_a_directory_outside_the_project_is_refused(tmp_path: Path) -> None:
     cli = Cli(tmp_path / "project")
     cli.directory.mkdir()
