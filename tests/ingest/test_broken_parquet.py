@@ -145,6 +145,19 @@ EMPTY = {
 }
 
 
+def test_a_file_with_fewer_rows_than_it_declares_is_refused() -> None:
+    """The library ends at the last value without an error."""
+    file = written({"id": range(1000)}, write_statistics=False, store_schema=False)
+    # The row group's number follows those of the file and of the column.
+    start = file.rindex(b"\x16\xd0\x0f")
+    assert [pq.read_table(io.BytesIO(p.data)).num_rows for p in unpack(io.BytesIO(file), 1 << 30, UNCHANGED)] == [
+        1000
+    ]
+    broken = io.BytesIO(file[:start] + b"\x16\xa0\x1f" + file[start + 3 :])
+    with pytest.raises(ValueError, match="2,000 rows are declared, and 1,000 found"):
+        list(unpack(broken, 1 << 30, UNCHANGED))
+
+
 def test_a_column_that_is_always_null_takes_the_default(rookery: Rookery) -> None:
     for name, value in EMPTY.items():
         assert stored(rookery, {name: pa.nulls(2)}) == [(1, value), (2, value)]

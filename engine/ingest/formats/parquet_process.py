@@ -144,7 +144,9 @@ def unpack(file: BinaryIO, total: int, plan: ParquetPlan, start: Place = BEGINNI
     for run, groups in enumerate(_runs(plain.metadata)):
         if run < start.run:
             continue
+        rows, declared = 0, sum(plain.metadata.row_group(group).num_rows for group in groups)
         for number, batch in enumerate(_batches(parquet, plain, groups), 1):
+            rows += batch.num_rows
             if run == start.run and number <= start.parts:
                 continue
             # The sizes that the file declares may be wrong, so the rows are counted too.
@@ -158,6 +160,9 @@ def unpack(file: BinaryIO, total: int, plan: ParquetPlan, start: Place = BEGINNI
             # Without the metadata of the file's writer, which may be large.
             pq.write_table(pa.Table.from_batches([batch.replace_schema_metadata()]), sink)
             yield Part(sink.getvalue(), Place(run, number, row_bytes))
+        if rows != declared:
+            # The library ends at the last value that it finds.
+            raise ValueError(f"{declared:,} rows are declared, and {rows:,} found")
 
 
 def _runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
