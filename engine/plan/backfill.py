@@ -50,6 +50,8 @@ class Backfill:
     """The tenant of a nest's view, for messages."""
     whole: bool = False
     """Whether it belongs to the form of the view for all tenants. It is void while the view excludes some tenants."""
+    stored: tuple[tuple[int, int, int], ...] = ()
+    """Ranges that the target has, although a view behind it failed; each with the target's newest block then."""
 
     def as_dict(self) -> dict[str, Any]:
         """The form in the registry, whose keys must not change."""
@@ -63,11 +65,12 @@ class Backfill:
             "ranges": [list(r) for r in self.ranges],
             "tenant": self.tenant,
             "whole": self.whole,
+            "stored": [list(s) for s in self.stored],
         }
 
     @staticmethod
     def of(body: dict[str, Any]) -> Backfill:
-        """Read the form in the registry. Records of earlier versions lack `tenant` and `whole`."""
+        """Read the form in the registry. Records of earlier versions lack the last three keys."""
         ranges = tuple((int(a), int(b)) for a, b in body["ranges"])
         return Backfill(
             body["id"],
@@ -79,6 +82,7 @@ class Backfill:
             ranges,
             body.get("tenant"),
             bool(body.get("whole")),
+            tuple((int(a), int(b), int(newest)) for a, b, newest in body.get("stored", ())),
         )
 
 

@@ -7,19 +7,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
+from engine.compiler.storage import NEST_DEDUP_WINDOW
 from engine.compiler.views import in_block_range
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
 from engine.plan.backfill import Backfill, Journal, Range, token_of
 from engine.plan.progress import Progress, silent
 from engine.warehouse import ddl
 from engine.warehouse.errors import exceeds_own_memory
-from engine.warehouse.port import Warehouse
+from engine.warehouse.port import MAX_PARTITIONS, Warehouse
 
 BACKFILL_THREADS = 2
 """Ranges that are delivered at the same time. The other writers' connections are left to inserts."""
 
 RANGES_PER_GROUP = 16
 """Ranges that are tried even if one of them fails."""
+
+RECOGNIZED_BLOCKS = NEST_DEDUP_WINDOW - MAX_PARTITIONS
+"""Blocks that a target may store after a range, until it may have forgotten the tokens of the range's partitions."""
+_PUSHING = "while pushing to view "
+"""In the engine's errors about views behind a table, which has the rows then."""
 
 MORE_MEMORY = "a statement may take more memory with a higher ROOKERY_MAX_BACKFILL_MEMORY"
 """A hint for a query that takes too much memory."""
@@ -48,7 +54,16 @@ def deliver(
     recording = threading.Lock()
 
     def deliver_and_record(backfill: Backfill, block_range: Range) -> None:
-        deliver_range(warehouse, backfill, block_range)
+        try:
+            deliver_range(warehouse, backfill, block_range)
+        except RookeryError as exc:
+            if _PUSHING in (exc.detail or "") and block_range not in _stored(backfill):
+                newest = _newest_block(warehouse, backfill)
+                with recording:
+                    known = remaining[backfill.id]
+                    remaining[backfill.id] = replace(known, stored=(*known.stored, (*block_range, newest)))
+                    journal.record([remaining[backfill.id]])
+            raise
         with recording:
             remaining[backfill.id] = record_delivery(remaining[backfill.id], block_range, journal)
 
@@ -99,9 +114,36 @@ def described(backfill: Backfill, exc: BaseException) -> BaseException:
 
 
 def deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
-    """Insert one range as one block. Runs in a pool thread, without the insert lock."""
+    """Insert one range as one block. Runs in a pool thread, without the insert lock.
+
+    Raises RK3010 if a view behind the target has failed on the range and the target may have forgotten its token.
+    """
+    newest = _stored(backfill).get(block_range)
+    if newest is not None and _newest_block(warehouse, backfill) - newest > RECOGNIZED_BLOCKS:
+        raise RookeryError(
+            APPLY_FAILED,
+            "a view behind its target failed on rows that the target has, and it has stored too much since to "
+            "recognize them; change the query of the pipe, so that its target is computed again",
+        )
     rows = in_block_range(backfill.sql, *block_range)
     warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token_of(backfill, block_range), rows))
+
+
+def _stored(backfill: Backfill) -> dict[Range, int]:
+    """The target's newest block when a view behind it failed, by range."""
+    return {(after, upto): newest for after, upto, newest in backfill.stored}
+
+
+def _newest_block(warehouse: Warehouse, backfill: Backfill) -> int:
+    """The newest block of the target. Later blocks make it forget the tokens of earlier ones."""
+    # The engine lists the parts of a table only after loading it.
+    warehouse.query(f"SELECT 1 FROM {backfill.target} LIMIT 0")
+    newest = warehouse.query(
+        "SELECT max(max_block_number) FROM system.parts "
+        "WHERE active AND concat('`', database, '`.`', table, '`') = {t:String}",
+        {"t": backfill.target},
+    )
+    return int(newest.rows[0][0])
 
 
 def record_delivery(backfill: Backfill, block_range: Range, journal: Journal) -> Backfill:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from engine.compiler.storage import NEST_DEDUP_WINDOW
+from engine.control.push import PushOptions, push
 from engine.control.recovery import finish
 from engine.errors import ENGINE, RookeryError
 from engine.plan import backfill_delivery
 from engine.plan.backfill import Backfill
 from engine.plan.backfill_delivery import BACKFILL_THREADS, RANGES_PER_GROUP, deliver
-from engine.workspace.journal import RegistryJournal
+from engine.workspace.journal import BACKFILL_KIND, RegistryJournal
+from engine.workspace.snapshot import DeployedFile
 from tests.support.in_process import open_rookery
 
 
@@ -160,3 +162,40 @@ def test_ranges_before_a_kill_are_stored_once(
     with open_rookery(tmp_path) as rookery:
         finish(rookery.workspace)
         assert rookery.rows("SELECT sum(events) FROM main.counts") == [(5 * days + later,)]
+
+
+PASSED = """
+sql: SELECT tenant_id, day, sum(id) AS total FROM events GROUP BY tenant_id, day
+materialize: {target: passed, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id, day]}}
+"""
+SHARES = """
+sql: SELECT tenant_id, sum(intDiv(100, %s)) AS share FROM passed GROUP BY tenant_id
+materialize: {target: shares, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+
+
+@pytest.mark.parametrize(("later", "refused"), [(3, False), (NEST_DEDUP_WINDOW + 1, True)])
+def test_a_range_that_failed_behind_its_target_is_stored_once(tmp_path: Path, later: int, refused: bool) -> None:
+    """Even if the target has forgotten its token: then it is computed again."""
+
+    def pushed(passed: str, divisor: str) -> None:
+        files = {"passed_pipe": passed, "shares_pipe": SHARES % divisor}
+        sources = {n: DeployedFile(text, f"pipes/{n}.yaml") for n, text in files.items()}
+        push(rookery.workspace, sources, PushOptions(allow=frozenset({*files, "passed", "shares"})))
+
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS})
+        rookery.add("1", "2", placement="pooled")
+        rookery.append([{"tenant_id": t, "id": n, "day": str(FIRST)} for t, n in ((1, 5), (2, 0))])
+        with pytest.raises(RookeryError):
+            pushed(PASSED, "total")
+        for _ in range(later):
+            rookery.append([{"tenant_id": 1, "id": 5, "day": str(FIRST)}])
+        if refused:
+            with pytest.raises(RookeryError) as failed:
+                pushed(PASSED, "greatest(total, 1)")
+            assert failed.value.code.id == "RK3010" and "passed_pipe" in failed.value.message
+        pushed(PASSED.replace("sum(id)", "sum(id + 0)") if refused else PASSED, "greatest(total, 1)")
+        sums = rookery.rows("SELECT tenant_id, sum(total) FROM main.passed GROUP BY 1 ORDER BY 1")
+        assert sums in ([(1, 5 * (later + 1))], [(1, 5 * (later + 1)), (2, 0)])
+        assert rookery.workspace.registry.read(BACKFILL_KIND) == {}
