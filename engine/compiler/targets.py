@@ -4,6 +4,7 @@ has.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from engine.compiler import storage
@@ -26,6 +27,7 @@ from engine.project.datasource import Column as SourceColumn
 from engine.project.datasource import Datasource, Tenant
 from engine.schema import declared_ttl
 from engine.sql.tenant_lineage import check_lineage, names_of_values
+from engine.tenant_ids import base_type, integer_bounds
 
 
 def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> None:
@@ -54,6 +56,7 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
             hint="give the output the target's column names with AS, or change the target's columns",
             place=pipe.place,
         )
+    state.warnings.extend(_narrow_columns(pipe, source, {n: c.type for n, c in outputs.items()}))
     # A deployed build was checked when it was pushed. These checks need several calls of the engine.
     if state.tolerated is not None:
         check_with_engine(state, pipe, target, source, implicit=implicit)
@@ -97,6 +100,21 @@ def _unstored_warning(pipe: CompiledPipe, target: MaterializedTarget, names: lis
         hint="to store the column, add it to the target; otherwise list the pipe's columns instead of `*`",
         place=pipe.place,
     )
+
+
+def _narrow_columns(pipe: CompiledPipe, target: Datasource, outputs: Mapping[str, str]) -> Iterator[RookeryError]:
+    """Yield a warning for each column of at most 16 bits that gets integers of 64 bits or more: counts and sums."""
+    for column in target.columns:
+        types = (column.type, outputs.get(column.name, column.type))
+        stored, computed = (integer_bounds(base_type(t).removeprefix("Nullable(").removesuffix(")")) for t in types)
+        if stored and computed and stored[1] < 1 << 16 and computed[1] >= (1 << 63) - 1:
+            yield RookeryError(
+                TARGET_COLUMNS,
+                f"pipe `{pipe.name}` outputs {outputs[column.name]} for `{column.name}`, whose type in target "
+                f"`{target.name}` is {column.type}: larger numbers wrap around",
+                hint="give the column of the target a wider type",
+                place=pipe.place,
+            )
 
 
 def _triggers(state: BuildState, pipe: CompiledPipe) -> tuple[str, ...]:

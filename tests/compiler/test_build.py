@@ -146,6 +146,25 @@ materialize: {target: daily, per_tenant: true}
     assert len({v.name for v in views.values()}) == 2
 
 
+@pytest.mark.parametrize(
+    ("type", "output", "warned"),
+    [
+        ("UInt8", "count()", True),
+        ("Nullable(Int16)", "sum(toInt32(units))", True),
+        ("UInt32", "count()", False),
+        ("UInt8", "max(toHour(at))", False),
+        ("Float64", "count()", False),
+    ],
+    ids=range(5),
+)
+def test_counts_in_narrow_columns_get_a_warning(workspace: Workspace, type: str, output: str, warned: bool) -> None:
+    target = BASE["daily"].replace("Float64", type)
+    sums = BASE["sums"].replace("sum(units)", output)
+    assert output in sums and type in target
+    build = compiled(workspace, {**BASE, "daily": target, "sums": sums})
+    assert [w.code for w in build.warnings] == [errors.TARGET_COLUMNS] * warned
+
+
 def test_an_unprotected_tenant_parameter_gets_a_warning(workspace: Workspace) -> None:
     pipe = "sql: SELECT day FROM daily WHERE tenant_id = {{UInt32(tenant_id, 1)}}\n"
     build = compiled(workspace, {**BASE, "usage": pipe})
