@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakValueDictionary
@@ -109,6 +110,7 @@ def _services(workspace: Workspace) -> Services:
         streams=anyio.CapacityLimiter(settings.readers),
         unsent=UnsentMemory(),
         replacing=WeakValueDictionary(),
+        spooled=Counter(),
         appended=FutureBridge(asyncio.get_running_loop()),
         reader_queue=ReaderQueue(
             settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -45,6 +46,8 @@ class Services:
     """The memory for results that wait for their clients."""
     replacing: WeakValueDictionary[str, anyio.Lock]
     """A lock for each datasource whose rows are replaced, held while the new rows arrive."""
+    spooled: Counter[str]
+    """Bytes of the Parquet files that are received or read, by writer."""
     appended: FutureBridge
     """Passes the results of appends from threads to the event loop."""
     reader_queue: ReaderQueue

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, BinaryIO, cast
@@ -181,24 +181,44 @@ class Upload:
 
     async def _parquet_batches(self, request: Request, budget: MemoryBudget) -> AsyncGenerator[bytes]:
         """A Parquet file in batches. Its metadata is at the end, so a large file is first written to disk."""
-        limiter = self._services.uploads
-        with SpooledTemporaryFile(max_size=MAX_BYTES_IN_MEMORY) as file:
+        writer = writer_id(self._writer.tenant, self._writer.token)
+        with SpooledTemporaryFile(max_size=MAX_BYTES_IN_MEMORY) as file, self._spooled(writer) as count:
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
-                await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
+                size = count(len(chunk))
+                await anyio.to_thread.run_sync(self._spool, file, chunk, size, limiter=self._services.uploads)
                 if file.tell() > MAX_BYTES_IN_MEMORY:
                     budget.release_all()
             if not file.tell():
                 return
             source = self._services.workspace.current.build.datasources[self._writer.datasource]
-            writer = writer_id(self._writer.tenant, self._writer.token)
             read = self._services.parquet_reader.batches(cast(BinaryIO, file), source, writer, budget)
             async with aclosing(read) as batches:
                 async for batch in batches:
                     yield batch
 
-    def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
-        """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file will occupy."""
-        if (size := file.tell() + len(chunk)) > MAX_BYTES_IN_MEMORY:
+    @contextmanager
+    def _spooled(self, writer: str) -> Iterator[Callable[[int], int]]:
+        """Counts bytes of a file. The function returns those of all files of the writer."""
+        sizes, own = self._services.spooled, 0
+
+        def count(size: int) -> int:
+            nonlocal own
+            own += size
+            sizes[writer] += size
+            return sizes[writer]
+
+        try:
+            yield count
+        finally:
+            sizes[writer] -= own
+            if not sizes[writer]:
+                del sizes[writer]
+
+    def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes, size: int) -> None:
+        """Append a chunk to a file. Raises RK6008 if the disk has less free space than `size`, the bytes of all files
+        of its writer: a writer leaves as much to others as it has.
+        """
+        if file.tell() + len(chunk) > MAX_BYTES_IN_MEMORY:
             # Before it is written, because the engine's hint for a full disk is about its data directory.
             directory = gettempdir()
             usage = shutil.disk_usage(directory)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import socket
+import time
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +17,7 @@ import pyarrow.parquet as pq
 from engine.ingest.formats.parquet import split_parquet
 from engine.ingest.formats.parquet_process import Limits
 from engine.web.uploads import MAX_BYTES_IN_MEMORY
+from tests.fanout.test_full_disk import mounted_disk
 from tests.support.server import running
 
 EVENTS = """
@@ -65,3 +69,20 @@ def test_a_file_spooled_to_disk_respects_the_reserve_of_free_space(tmp_path: Pat
         )
         assert (response.status_code, response.json()["code"]) == (507, "RK6008")
         server.events("events", [{"s": "x"}])
+
+
+def test_a_writer_leaves_space_for_temporary_files_to_others(tmp_path: Path) -> None:
+    url, size = "/v0/datasources?name=events&format=parquet", 12 << 20
+    with mounted_disk(tmp_path / "temporary") as disk, running(tmp_path, TMPDIR=disk, ROOKERY_MIN_FREE=0) as server:
+        server.push({"datasources/events.yaml": EVENTS})
+        first, second = (server.static(name, "DATASOURCES:APPEND:events") for name in ("first", "second"))
+        place = urlsplit(server.url)
+        with socket.create_connection((place.hostname, place.port), 60) as connection:
+            head = f"POST {url} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {first}\r\n"
+            connection.sendall(f"{head}content-length: {size + 1}\r\n\r\n".encode() + bytes(size))
+            for _ in range(3000):
+                if shutil.disk_usage(disk).used >= size - MAX_BYTES_IN_MEMORY:
+                    break
+                time.sleep(0.01)
+            answers = [server.post(url, token, content=bytes(size)) for token in (second, first)]
+        assert [(a.status_code, a.json()["code"]) for a in answers] == [(400, "RK5001"), (507, "RK6008")]
