@@ -217,6 +217,7 @@ def test_local_times_that_clocks_skip_are_refused(zone: str, form: str) -> None:
         texts,
         [f"{t:%Y/%m/%d}T{t.hour}:{t:%M}" for t in locals],
         [f"{t:%Y-%m-%d %H:%M:%S.5}" for t in locals],
+        [f"{t:%Y-%m-%d %H:%M:%S,5}" for t in locals],
     ):
         assert values_of(stored(wide.convert("v")), wide.check("v"), written) == expected
     midnights = {n: moment for n, day in enumerate(days) if (moment := _instant(day, zone)) is not None}

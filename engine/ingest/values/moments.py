@@ -38,8 +38,8 @@ def moment(type: Type) -> WideType:
     zone, may_skip = zone_of(type)
 
     def parsed(v: str) -> str:
-        # The engine recognizes seconds only by their ten digits, and does not accept `t` and `z`.
-        text = f"if(length({v}) < 8, leftPad({v}, 10, '0'), upper({v}))"
+        # The engine recognizes seconds only by their ten digits, and accepts neither `t` and `z` nor a decimal comma.
+        text = f"if(length({v}) < 8, leftPad({v}, 10, '0'), replaceOne(upper({v}), ',', '.'))"
         return f"parseDateTime64BestEffortOrNull({text}, {type.scale}{zone})"
 
     def exists(v: str, value: str) -> str:
