@@ -80,7 +80,7 @@ def _raw_chunks(file: str) -> Iterator[Chunk]:
 def _text_chunks(file: str, format: str, renamed: Mapping[str, str], skip: int) -> Iterator[Chunk]:
     try:
         with _opened(file) as (stream, position):
-            header = _header(stream.readline(), renamed) if format == "csv" else b""
+            header = _header(stream.readline(CHUNK_BYTES), renamed) if format == "csv" else b""
             yield from _lines(stream, position, header, skip)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
         raise RookeryError(
@@ -90,6 +90,10 @@ def _text_chunks(file: str, format: str, renamed: Mapping[str, str], skip: int) 
 
 def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
     """The header line, unchanged unless columns are renamed."""
+    if len(line) == CHUNK_BYTES:
+        raise RookeryError(
+            BAD_ROW, f"line 1: the header is longer than {CHUNK_BYTES >> 20} MiB", hint="is it a CSV file?"
+        )
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

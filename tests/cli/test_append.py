@@ -236,6 +236,7 @@ def test_unusable_files_are_errors_with_codes(cli: Cli, server: Server) -> None:
         assert code in cli("append", "events", file, code=status).err, file
     assert "RK5005" in cli("append", "nothing", "-", code=7, input="{}\n").err
     assert "RK7002" in cli("append", "events", "-", "--format", "xml", code=2).err
+    assert "RK5001" in cli("append", "events", "/dev/zero", "--format", "csv", code=1).err
     assert stored(server) == []
     assert cli("append", "events", "-", "--json", input="").json["rows"] == 0
 
