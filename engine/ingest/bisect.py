@@ -16,13 +16,14 @@ from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
 from engine.ingest.batch_texts import as_read
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.csv_records import is_unterminated
-from engine.ingest.formats.json_values import has_unknown_escape
+from engine.ingest.formats.json_values import has_deep_lists, has_unknown_escape
 from engine.ingest.read_settings import too_large
 from engine.ingest.unreadable_values import explain_row, explain_value, has_clear_boundaries, single_values
 from engine.ingest.validation import ENGINE_CONTEXT, UNCHECKED, Judge, SearchLimits, default_fails, refusal
 from engine.ingest.values.rejections import (
     MAX_SHOWN_CHARACTERS,
     column_values,
+    csv_cells,
     matches_header,
     parse_json,
     spelling_hint,
@@ -144,6 +145,8 @@ class Bisection:
         """Rows with their numbers in front, as the stage reads them. Rows that cannot be numbered are left out,
         because they are bad.
         """
+        if self._schema.infers_types:
+            numbers = [n for n in numbers if not _has_deep_lists(self._rows.texts[n], self._rows.format)]
         texts = {n: _numbered_row(n, self._rows.texts[n], self._rows.format) for n in numbers}
         numbered = {n: text for n, text in texts.items() if text is not None}
         if self._rows.format is not Input.NDJSON or not (self._schema.shared or self._schema.paths):
@@ -297,6 +300,12 @@ class Bisection:
         for row in rejected.values():
             if not row.columns:
                 explain_row(row, self._schema)
+
+
+def _has_deep_lists(row: bytes, format: Input) -> bool:
+    if format is Input.CSV:
+        return any(has_deep_lists(cell.encode()) for cell in csv_cells(row) or ())
+    return has_deep_lists(row)
 
 
 def _numbered_row(number: int, row: bytes, format: Input) -> bytes | None:

@@ -11,7 +11,7 @@ from engine.ingest.batch_texts import BatchTexts, is_rewritten, is_truncated, js
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.file_columns import unknown_columns
-from engine.ingest.formats.json_values import has_unknown_escape
+from engine.ingest.formats.json_values import has_deep_lists, has_unknown_escape
 from engine.ingest.read_settings import PARSE_SETTINGS, too_large
 from engine.ingest.row_position import bad_row
 from engine.ingest.stage_schemas import known_keys, mode_search, schema_for, strict_keys
@@ -140,6 +140,8 @@ class StageReader:
         # The engine drops the backslash of an unknown escape instead of refusing the row.
         if texts.format is Input.NDJSON and any(map(has_unknown_escape, texts.texts)):
             return True
+        if batch.schema.infers_types and any(map(has_deep_lists, _unquoted(texts))):
+            return True
         if any(is_truncated(text, texts.format) for text in texts.separate_texts):
             return True
         return texts.format is Input.NDJSON and _has_other_tenants(batch.schema, texts)
@@ -147,6 +149,11 @@ class StageReader:
     def strict_keys(self, append: Append) -> KnownKeys | None:
         """The only keys that a strict datasource accepts; None for other datasources."""
         return strict_keys(self._workspace.current, append.datasource)
+
+
+def _unquoted(texts: BatchTexts) -> Sequence[bytes]:
+    """The texts, without the quotes around objects in CSV."""
+    return [text.replace(b'"', b"") for text in texts.texts] if texts.format is Input.CSV else texts.texts
 
 
 def _has_other_tenants(schema: StageSchema, texts: BatchTexts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.ingest.formats.json_values import MAX_LIST_DEPTH
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
 from tests.support.soak import paired, soaking
@@ -184,3 +186,38 @@ def test_objects_are_stored_as_they_were_sent_however_they_are_parsed(rookery: R
         assert [t for (t,) in rookery.rows(f"SELECT toString(object) FROM main.{table} ORDER BY id")] == texts * 2
     parsed = rookery.rows("SELECT toString(CAST(text AS JSON)) FROM main.objects ORDER BY id")
     assert [t for (t,) in parsed] == texts * 2
+
+
+def _list(depth: int) -> str:
+    return "[1," * depth + '"x"' + "]" * depth
+
+
+DEEP_VALUES = {
+    "most": (_list(MAX_LIST_DEPTH), True),
+    "more": (_list(MAX_LIST_DEPTH + 1), False),
+    "far more": (_list(2000), False),
+    "after a string": (f'["\\"", "]]]", {_list(MAX_LIST_DEPTH)}]', False),
+    "beside others": ("[" + ",".join([_list(MAX_LIST_DEPTH - 1)] * 3) + "]", True),
+    "in objects": ('[{"a":' * 40 + "1" + "}]" * 40, True),
+    "in an object": (f'{{"a": [{{"b": {_list(MAX_LIST_DEPTH + 1)}}}]}}', False),
+    "text": (json.dumps("[" * 40), True),
+}
+"""Lists in lists, and whether they are stored."""
+
+
+@pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV], ids=["events", "csv"])
+def test_lists_that_are_nested_too_deeply_go_to_quarantine(rookery: Rookery, format: Input) -> None:
+    """The engine would parse a row of some kilobytes for minutes, while other rows wait."""
+    name = f"deep_{format.name.lower()}"
+    columns = "[{name: id, type: String}, {name: object, type: JSON}]"
+    rookery.push({f"datasources/{name}.yaml": f"columns: {columns}\nengine: {{sorting_key: [id]}}\n"})
+    objects = {id: f'{{"v": {value}}}' for id, (value, _) in DEEP_VALUES.items()}
+    text = io.StringIO()
+    if format is Input.CSV:
+        csv.writer(text).writerows([("id", "object"), *objects.items()])
+    else:
+        text.writelines(f'{{"id": "{id}", "object": {value}}}\n' for id, value in objects.items())
+    result = rookery.gateway.append(name, text.getvalue().encode(), format).result(60)
+    good = sorted(id for id, (_, is_stored) in DEEP_VALUES.items() if is_stored)
+    assert (result.rows, result.quarantined) == (len(good), len(objects) - len(good))
+    assert rookery.rows(f"SELECT id FROM main.{name} ORDER BY id") == [(id,) for id in good]

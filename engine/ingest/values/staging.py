@@ -71,6 +71,11 @@ class StageSchema:
         """The keys of events that columns are read from, as they are declared and in lower case."""
         return frozenset(key for c in self.source.columns for key in (c.path[0], c.path[0].lower()))
 
+    @property
+    def infers_types(self) -> bool:
+        """Whether the engine finds the types of values inside a column, which takes long for deep lists."""
+        return any(t in c.type for c in self.columns for t in ("JSON", "Dynamic"))
+
     def accepts_empty_rows(self, *, is_bound: bool) -> bool:
         """Return whether a row with none of the keys is valid, for a writer whose token may be bound to a tenant."""
         return (self.tenant is None or is_bound) and not any(c.required for c in self.source.columns)
