@@ -115,10 +115,10 @@ class Settings(BaseModel):
     max_token_seconds: int = Field(366 * 86_400, gt=0, description="Maximum remaining lifetime of a JWT, in seconds.")
     max_body: int = Field(64 * MIB, gt=0, description="Maximum size of a request body, in bytes.")
     max_parquet_memory: int = Field(
-        2048 * MIB, ge=256 * MIB, description="Maximum memory to read a Parquet file above 32 MiB, in bytes."
+        2048 * MIB, ge=256 * MIB, description="Maximum memory to read a large Parquet file, in bytes."
     )
     max_parquet_bytes: int = Field(
-        64 << 30, gt=0, description="Maximum size of the rows in a Parquet file above 32 MiB, decompressed, in bytes."
+        64 << 30, gt=0, description="Maximum size of the rows in a large Parquet file, decompressed, in bytes."
     )
     max_waiting: int = Field(512 * MIB, gt=0, description="Maximum size of all rows waiting to be stored, in bytes.")
     max_insert_memory: int = Field(

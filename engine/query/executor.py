@@ -41,7 +41,7 @@ from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
 from engine.query.running import RunningQueries
 from engine.query.statistics import ClosingStatistics
-from engine.sql.argument_bounds import SMALL_BLOCKS
+from engine.sql.argument_bounds import SMALL_BLOCKS, block_settings
 from engine.sql.checker import UnknownTableError
 from engine.sql.tree import Node
 from engine.sql.verify import Verified
@@ -330,11 +330,11 @@ class Queries:
             total_memory=settings.total_memory,
             rows=limits.max_rows or settings.max_rows,
         )
-        if composed.assembled.slow:
-            engine_limits |= SMALL_BLOCKS
+        is_sent = execution.tag == AD_HOC_TAG
+        engine_limits |= block_settings(is_slow=composed.assembled.slow, is_sent=is_sent and not claims.reads_all)
         return Statement(
-            composed.sql, bindings, engine_limits, execution.tag, quoted=composed.quoted, owner=claims.caller,
-            is_sent=execution.tag == AD_HOC_TAG,
+            composed.sql, bindings, engine_limits, execution.tag,
+            quoted=composed.quoted, owner=claims.caller, is_sent=is_sent,
         )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ SMALL_BLOCKS: dict[str, int | str] = {
     "max_joined_block_size_rows": SMALL_BLOCK_ROWS,
 }
 """Settings for small blocks, because the engine checks time limits and cancellation between blocks."""
+SENT_BLOCK_ROWS = 8192
+"""Rows per block in SQL that a tenant sends. They may be wide, and each response keeps a block in memory."""
 MAX_NESTED_CALLS = 3
 """Maximum nesting of calls with limits. Each level multiplies the length of its arguments."""
 MAX_NESTED_SEARCHES = 5
@@ -316,3 +318,8 @@ def _call(name: str, *arguments: Node) -> Node:
 def _literal(kind: str, value: int | str) -> Node:
     """A literal, as the parser would build it."""
     return {"type": "Literal", "value": {"field_type": kind, "value": value}}
+
+
+def block_settings(*, is_slow: bool, is_sent: bool) -> dict[str, int | str]:
+    """Settings for the blocks of a statement with slow calls, or that a tenant sends."""
+    return SMALL_BLOCKS if is_slow else {"max_block_size": SENT_BLOCK_ROWS} if is_sent else {}

@@ -25,7 +25,11 @@ from engine.project.datasource import Datasource
 from engine.query.reader_queue import ReaderQueue
 
 WHOLE_PARQUET_BYTES = 32 << 20
-"""Maximum size of a Parquet file that is stored as one batch."""
+"""Maximum size of a Parquet file that the database reads, as one batch."""
+WHOLE_TENANT_PARQUET_BYTES = 1 << 20
+"""The same for a token with a tenant: reading a hostile file takes the database seconds for each megabyte, and cannot
+be interrupted. A process that reads a larger one has a limit.
+"""
 PROCESSES, PROCESSES_PER_WRITER = 4, 2
 """Maximum number of processes that read large files at the same time, and of those for one writer; and of those that
 read small files.
@@ -47,9 +51,10 @@ class ParquetReader:
         )
 
     async def batches(
-        self, file: BinaryIO, source: Datasource, writer: str, budget: MemoryBudget
+        self, file: BinaryIO, source: Datasource, writer: str, budget: MemoryBudget, whole: int = WHOLE_PARQUET_BYTES
     ) -> AsyncGenerator[bytes]:
-        """A writer's file in batches. From the moment it is yielded, a batch is counted where it is stored.
+        """A writer's file in batches: one, if it has at most `whole` bytes and is simple. From the moment it is
+        yielded, a batch is counted where it is stored.
 
         Raises RK5001, RK5030, and RK5010 if the budget does not suffice.
         """
@@ -60,7 +65,7 @@ class ParquetReader:
             if not has_small_metadata:
                 await anyio.to_thread.run_sync(check_metadata, file, self._limits, limiter=self._threads)
             plan = await anyio.to_thread.run_sync(plan_of, file, source, limiter=self._threads)
-        if size <= WHOLE_PARQUET_BYTES and has_small_metadata and not plan.columns:
+        if size <= whole and has_small_metadata and not plan.columns:
             file.seek(0)
             budget.release_all()
             yield file.read()

@@ -28,6 +28,7 @@ from engine.plurals import counted
 from engine.schema import Name
 from engine.warehouse.port import Input, Space
 from engine.web.events import Writer, bad_row, raise_if_refused
+from engine.web.parquet_reader import WHOLE_PARQUET_BYTES, WHOLE_TENANT_PARQUET_BYTES
 from engine.web.requests import decompressed_chunks
 from engine.web.services import Services
 from engine.workspace.disk import require_spool_space
@@ -191,7 +192,8 @@ class Upload:
             if not file.tell():
                 return
             source = self._services.workspace.current.build.datasources[self._writer.datasource]
-            read = self._services.parquet_reader.batches(cast(BinaryIO, file), source, writer, budget)
+            whole = WHOLE_PARQUET_BYTES if self._writer.tenant is None else WHOLE_TENANT_PARQUET_BYTES
+            read = self._services.parquet_reader.batches(cast(BinaryIO, file), source, writer, budget, whole)
             async with aclosing(read) as batches:
                 async for batch in batches:
                     yield batch

@@ -24,6 +24,13 @@ columns:
   - {name: list, type: "Array(String)", json: "$.list[:]"}
 engine: {sorting_key: [s]}
 """
+OWNED = """
+columns:
+  - {name: tenant, type: UInt32}
+  - {name: list, type: "Array(String)", json: "$.list[:]"}
+tenant: {column: tenant, nest_copy: false}
+engine: {sorting_key: [tenant]}
+"""
 
 
 def _written(table: pa.Table, **more: object) -> bytes:
@@ -59,7 +66,8 @@ BOMBS = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     limits = {"ROOKERY_MAX_PARQUET_MEMORY": 512 * MIB, "ROOKERY_MAX_PARQUET_BYTES": 34 * MIB}
     with running(tmp_path_factory.mktemp("parquet"), **limits) as server:
-        server.push({"datasources/events.yaml": EVENTS})
+        server.push({"datasources/events.yaml": EVENTS, "datasources/owned.yaml": OWNED})
+        server.admin_json("POST", "/v0/tenants", json={"ids": ["1"]})
         yield server
 
 
@@ -70,6 +78,21 @@ def test_a_file_that_expands_too_far_is_refused(server: Server, bomb: str) -> No
     response = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=body)
     assert (response.status_code, response.json()["code"]) == (413, "RK5030"), response.text
     server.events("events", [{"s": "x"}])
+
+
+def test_the_database_reads_only_small_files_of_a_tenant(server: Server) -> None:
+    """It cannot be interrupted while it reads, and others wait for it."""
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 40, pa.int32()), pa.array(["x" * MIB]))
+    lists = pa.ListArray.from_arrays(pa.array(range(41), pa.int32()), values)
+    responses = {}
+    for size in (1_000, 40_000):
+        padding = pa.array([os.urandom(size) for _ in range(40)])
+        body = _written(pa.table({"tenant": pa.array([1] * 40, pa.uint32()), "list": lists, "padding": padding}))
+        for tenant in ("1", None):
+            token = server.mint("DATASOURCES:APPEND:owned", tenant=tenant)
+            response = server.post("/v0/datasources?name=owned&format=parquet", token, content=body)
+            responses[size, tenant] = response.json().get("code", response.status_code)
+    assert responses == {(1_000, "1"): 200, (1_000, None): 200, (40_000, "1"): "RK5030", (40_000, None): 200}
 
 
 def test_undeclared_expansion_is_limited_by_memory() -> None:

@@ -12,6 +12,7 @@ from engine.errors import RookeryError
 from engine.query.executor import Queries
 from engine.query.explain import explain
 from engine.query.request import QueryRequest
+from engine.sql.argument_bounds import SENT_BLOCK_ROWS
 from engine.tokens.claims import Claims, Scope
 from engine.warehouse.handles import Block, Handle
 from engine.warehouse.port import Format
@@ -59,6 +60,8 @@ def test_a_fault_is_named_without_values(rookery: Rookery, fault: str) -> None:
 
 
 LARGE = "SELECT number, repeat('x', 100) AS text, (SELECT max(id) FROM events) AS m FROM numbers(30000)"
+WIDTH = 1000
+WIDE = f"SELECT repeat('x', {WIDTH}) AS text FROM numbers(30000) ORDER BY rand()"
 
 
 @pytest.fixture
@@ -92,6 +95,15 @@ def test_statements_of_a_request_have_its_id(rookery: Rookery, ran: list[str], s
             pass
     assert ran
     assert [text for text in ran if f"log_comment = '{request.ticket.id}'" not in text] == []
+
+
+def test_a_tenant_gets_small_blocks(rookery: Rookery) -> None:
+    """Each response keeps a block, and its rows may be wide."""
+    request = QueryRequest(Claims("a test", (Scope("DATASOURCES:READ", "events"),), tenant="1"), format=Format.NDJSON)
+    with closing(Queries(rookery.workspace).sql(request, WIDE)) as result:
+        chunks = [result.head, *iter(result.next_chunk, None)]
+    assert max(map(len, chunks)) < 2 * SENT_BLOCK_ROWS * WIDTH
+    assert sum(map(len, chunks)) > 30_000 * WIDTH
 
 
 def test_statements_of_an_explanation_have_its_id(rookery: Rookery, ran: list[str]) -> None:
