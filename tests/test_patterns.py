@@ -161,6 +161,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/compiler/dry_run.py:_PLACEHOLDER": [("{p", "1", ""), ("", "{p1:", ""), ("{p1:", "a", "")],
     "engine/template/sql_functions.py:_PLAIN_NAME": [("", "a", "-")],
     "engine/sql/functions.py:_AGGREGATE": [("a", " ", "!"), (" ", "a", "!"), ("a", " ", "("), ("a(", " ", "")],
+    "engine/sql/functions.py:_PARSED_TYPE": [("", "JSO", ""), ("", "Dynami", "")],
     "engine/sql/functions.py:_STATE": [("", "AggregateFunctio", ""), ("", "Simple", "")],
     "engine/sql/verify.py:_QUOTED": [("'", "\\'", ""), ("", "\\'", "\\"), ('"', '""', ""), ("`", "\\`", "")],
     "engine/sql/verify.py:_PLAIN": [("", "a", "\0")],

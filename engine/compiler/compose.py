@@ -135,7 +135,8 @@ class Verifier:
         cached = self._verified.get(key)
         if cached is not None:
             return cached
-        return self._verified.put(key, verify(sql, self.parser.uncached, bound=bound, placeholders={}))
+        verification = Verification(self.parser.uncached, bound, {}, is_sent=True)
+        return self._verified.put(key, verification.verify(sql, view=False))
 
 
 class Composer:

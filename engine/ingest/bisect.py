@@ -16,7 +16,8 @@ from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
 from engine.ingest.batch_texts import as_read
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.csv_records import is_unterminated
-from engine.ingest.formats.json_values import has_deep_lists, has_unknown_escape
+from engine.ingest.formats.json_values import has_unknown_escape
+from engine.ingest.formats.nested_lists import has_deep_lists
 from engine.ingest.read_settings import too_large
 from engine.ingest.unreadable_values import explain_row, explain_value, has_clear_boundaries, single_values
 from engine.ingest.validation import ENGINE_CONTEXT, UNCHECKED, Judge, SearchLimits, default_fails, refusal

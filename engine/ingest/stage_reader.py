@@ -11,7 +11,8 @@ from engine.ingest.batch_texts import BatchTexts, is_rewritten, is_truncated, js
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.file_columns import unknown_columns
-from engine.ingest.formats.json_values import has_deep_lists, has_unknown_escape
+from engine.ingest.formats.json_values import has_unknown_escape
+from engine.ingest.formats.nested_lists import has_deep_lists
 from engine.ingest.read_settings import PARSE_SETTINGS, too_large
 from engine.ingest.row_position import bad_row
 from engine.ingest.stage_schemas import known_keys, mode_search, schema_for, strict_keys

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.errors import FUNCTION_REFUSED, RookeryError
 from engine.sql.grammar import refuse
-from engine.sql.tree import Node
+from engine.sql.tree import Node, members, walk_all
 
 MEMBERSHIP = frozenset(f"{g}{n}{u}in" for g in ("", "global") for n in ("", "not") for u in ("", "null"))
 """The operators IN and NOT IN as functions, in lower case."""
@@ -47,6 +47,12 @@ TYPE_ARGUMENT = {
 aggregate states, because reading states made of arbitrary bytes is unsafe in the engine.
 """
 
+_EXTRACTING = frozenset(
+    f"jsonextract{what}{case}" for what in ("", "keysandvalues") for case in ("", "caseinsensitive")
+)
+"""Functions whose last argument is a type, in lower case."""
+_PARSED_TYPE = re.compile(r"\b(JSON|Object|Dynamic)\b", re.IGNORECASE)
+"""Types whose values the engine makes from the text of JSON."""
 _AGGREGATE = re.compile(r"([A-Za-z_0-9]++)\s*+(?:\(([\w\s.,'+-]*)\))?")
 _STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
 
@@ -128,6 +134,22 @@ def _check_type(name: str, arguments: list[Node], position: int) -> None:
         refuse(f"`{name}` without a literal type", "write the type as a literal")
     if _STATE.search(text):
         refuse(f"`{name}` to an aggregate state", "states come from -State functions only")
+
+
+def refuse_parsing(root: Node) -> None:
+    """Refuse casts of text to JSON in SQL that a caller sends. Raises RK2002.
+
+    The engine finds the common type of lists inside one another in a time that grows with the cube of their number,
+    and a single row cannot be interrupted.
+    """
+    for node in walk_all(root):
+        name = str(node.get("name", "")).lower() if node.get("type") == "Function" else ""
+        position = TYPE_ARGUMENT.get(name, -1 if name in _EXTRACTING else None)
+        arguments = members(node.get("arguments"))
+        if position is not None and arguments:
+            type = text_of(arguments[position])
+            if type is None or _PARSED_TYPE.search(type):
+                refuse(f"`{node['name']}` to JSON", "read parts of the text: JSONExtractString(text, 'key')")
 
 
 def text_of(node: Node) -> str | None:

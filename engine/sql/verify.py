@@ -19,6 +19,7 @@ from engine.sql.argument_bounds import GENERATED, bound_arguments
 from engine.sql.checked_tree import CheckedTree
 from engine.sql.checker import check_tree
 from engine.sql.expanded_size import Extent
+from engine.sql.functions import refuse_parsing
 from engine.sql.grammar import refuse
 from engine.sql.size_measure import extent
 from engine.sql.tree import Node
@@ -145,12 +146,16 @@ class Verification:
     placeholders: Mapping[str, str]
     withdrawn: frozenset[str] = frozenset()
     """Functions that are allowed in addition, in lower case."""
+    is_sent: bool = False
+    """Whether a caller sends the SQL, instead of the author of a file."""
 
     def verify(self, sql: str, *, view: bool) -> Verified:
         """Check an author's SQL and return the SQL that may run."""
         check_text(sql)
         tree, _ = self.parse(sql)
         checked = self.check(tree)
+        if self.is_sent:
+            refuse_parsing(tree)
         final, sample = _hoist(checked)
         if not view:
             # Views are exempt, because their SQL is stored in the catalog, and an insert has few rows.

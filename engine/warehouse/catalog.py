@@ -40,6 +40,23 @@ WHERE active AND database = {d:String} AND table = {t:String}))"""
 _PATHS = "SELECT arrayJoin(data_paths) FROM system.tables WHERE database = {d:String} AND name = {t:String}"
 
 
+def table_directories(
+    warehouse: Warehouse, condition: str, bindings: Mapping[str, Value]
+) -> Iterator[tuple[Name, Path]]:
+    """The directories of an embedded engine's tables; `condition` is SQL over `database` and `table`.
+
+    They follow from the ids of the tables. The engine would load each table to say where its data are.
+    """
+    assert warehouse.directory is not None
+    tables = warehouse.query(
+        "SELECT * FROM (SELECT database, name AS table, toString(uuid) AS id FROM system.tables "
+        f"WHERE engine != 'MaterializedView') WHERE {condition} ORDER BY ALL",
+        bindings,
+    )
+    for database, table, id in tables.rows:
+        yield Name(database, table), warehouse.directory / "store" / str(id)[:3] / str(id)
+
+
 def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str] | None = None) -> Schema:
     """Read all objects with this workspace's mark, in its database and nests, or only in `databases`.
 

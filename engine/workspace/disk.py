@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.errors import DISK_FULL, RookeryError
 from engine.schema import Name
+from engine.warehouse.catalog import table_directories
 from engine.warehouse.part_names import Part, active_parts, parts_in
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Space
@@ -138,17 +139,10 @@ def _damaged_in_unlisted(workspace: Workspace, listed: set[Name]) -> Iterator[Da
 
 def _unlisted(workspace: Workspace, listed: Collection[Name]) -> Iterator[tuple[Name, Path]]:
     """Tables that the engine loads on first use, with their directories. Until then, it does not list their parts."""
-    if not workspace.warehouse.capabilities.lazy_tables:
-        return
-    tables = workspace.warehouse.query(
-        "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
-        f"WHERE engine != 'MaterializedView') WHERE {OWN_DATABASES} ORDER BY ALL",
-        {"w": workspace.name},
-    )
-    for database, table, path in tables.rows:
-        name, directory = Name(database, table), Path(path)
-        if name not in listed and directory.is_dir():
-            yield name, directory
+    if workspace.warehouse.capabilities.lazy_tables:
+        for name, directory in table_directories(workspace.warehouse, OWN_DATABASES, {"w": workspace.name}):
+            if name not in listed and directory.is_dir():
+                yield name, directory
 
 
 @dataclass(frozen=True, slots=True)

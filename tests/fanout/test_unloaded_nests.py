@@ -12,11 +12,14 @@ import pytest
 
 from engine.control import push, tenants
 from engine.control.doctor import examine
+from engine.control.doctor.detached_parts import detached_by_table
+from engine.control.health import Health
 from engine.control.recovery import finish
 from engine.fanout.landing_log import nest_copies
 from engine.plan.steps import StoreValues
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.workspace.disk import part_counts
 from engine.workspace.snapshot import DeployedFile
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import Rookery, open_rookery
@@ -70,6 +73,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, mode: str) -> Path:
 @pytest.fixture
 def directory(tmp_path: Path, prepared: Path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True))
+
+
+@pytest.mark.parametrize("mode", ["routed"], indirect=True, scope="module")
+def test_health_checks_load_no_table(directory: Path) -> None:
+    """A server with thousands of nests examines them when it starts."""
+    with started(directory) as rookery:
+        asleep = _asleep(rookery)
+        assert asleep
+        assert Health(rookery.workspace).reason() is None
+        assert part_counts(rookery.workspace, 1)
+        assert detached_by_table(rookery.workspace.warehouse, "1", {}) == {}
+        assert _asleep(rookery) == asleep
 
 
 @pytest.mark.parametrize("mode", ["routed"], indirect=True, scope="module")

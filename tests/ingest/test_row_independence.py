@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.ingest.formats.json_values import MAX_LIST_DEPTH
+from engine.ingest.formats.nested_lists import MAX_LIST_DEPTH
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
 from tests.support.soak import paired, soaking

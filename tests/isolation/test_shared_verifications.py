@@ -57,3 +57,25 @@ def test_what_is_shared_does_not_depend_on_other_names(engine: Engine) -> None:
         verified = verifier(sql, BOUND, PLACEHOLDERS)
         with_others = verifier(sql, BOUND | {"another", "tenant_7_ds"}, PLACEHOLDERS)
         assert with_others == verified == judged(engine, sql)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "event::JSON", "CAST(event AS JSON)", "CAST(event, 'JSON')", "event::Nullable(JSON)", "event::Array(JSON)",
+        "CAST(concat(event, '') AS JSON(max_dynamic_paths = 8))", "accurateCastOrNull(event, 'json')",
+        "(event || '')::Dynamic", "JSONExtract(event, 'JSON')", "JSONExtract(event, 'a', 'Array(Dynamic)')",
+        "JSONExtractKeysAndValues(event, 'Dynamic')", "length(toString(event::JSON))",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["SELECT {} FROM events", "SELECT 1 FROM (SELECT ({}) AS a FROM events) WHERE 1"])
+def test_text_is_not_parsed_in_the_sql_of_a_caller(engine: Engine, expression: str, form: str) -> None:
+    """The engine cannot be interrupted while it finds the type of lists in lists."""
+    sql = form.format(expression)
+    assert outcome(lambda: Verifier(engine).sent(sql, BOUND, "a")) == "RK2002"
+    assert isinstance(Verifier(engine)(sql, BOUND), Verified), "a file may do that"
+
+
+def test_other_casts_are_allowed_in_the_sql_of_a_caller(engine: Engine) -> None:
+    sql = "SELECT event::String, 'JSON', JSONExtract(event, 'Dynamic', 'String'), CAST('1' AS UInt8) FROM events"
+    assert isinstance(outcome(lambda: Verifier(engine).sent(sql, BOUND, "a")), Verified)

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.errors import RookeryError
 from engine.schema import Name, literal
+from engine.warehouse.catalog import table_directories
 from engine.warehouse.port import Value, Warehouse
 
 _PART = re.compile(r"(?:(?P<reason>[a-z][a-z-]*)_)?[^_]+(?:_\d+){3,4}(?:_try\d+)?")
@@ -62,14 +63,8 @@ def detached_by_table(
         parts.setdefault(Name(database, table), []).append(DetachedPart(str(name), str(reason)))
     if not warehouse.capabilities.lazy_tables:
         return parts
-    paths = warehouse.query(
-        "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
-        f"WHERE engine != 'MaterializedView') WHERE {condition} ORDER BY ALL",
-        bindings,
-    )
-    for database, table, path in paths.rows:
-        owner = Name(database, table)
-        from_disk = _parts_in(Path(str(path)) / "detached") if owner not in parts else []
+    for owner, directory in table_directories(warehouse, condition, bindings):
+        from_disk = _parts_in(directory / "detached") if owner not in parts else []
         if from_disk:
             parts[owner] = from_disk
     return parts

@@ -15,18 +15,12 @@ MAX_VALUES = 1 << 18
 """Maximum number of values in an event that is parsed in Python: all other threads wait meanwhile, and each value
 takes up to 100 bytes.
 """
-MAX_LIST_DEPTH = 16
-"""Maximum number of lists directly inside one another: to find their type, the engine needs time that grows with the
-cube of this number, so one row of a few kilobytes could stop a datasource for minutes. Real data needs four, for
-shapes.
-"""
 UNTERMINATED_ARRAY = b"["
 """A placeholder row for the rows that an array without an end may have lost."""
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\[\]{}]')
 _ESCAPED = re.compile(rb"\\.|\n", re.DOTALL)
 _NO_ESCAPE = re.compile(rb'\\[^"/bfnrtu]')
-_BETWEEN_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _QUOTE, _BACKSLASH, _CLOSING_BRACKET = b'"\\]'
 _OPENING, _ELEMENT_ENDS = b"[{", b",]"
 _MAX_FAILED_GUESSES = 8
@@ -75,28 +69,6 @@ def has_unknown_escape(text: bytes) -> bool:
     if b"\\" not in text:
         return False
     return _NO_ESCAPE.search(text.replace(b"\\\\", b"")) is not None
-
-
-def has_deep_lists(text: bytes) -> bool:
-    """Return whether more than MAX_LIST_DEPTH lists are directly inside one another, without an object between."""
-    if text.count(b"[") <= MAX_LIST_DEPTH:
-        return False
-    quoted = text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
-    outside_strings = b"".join(quoted.split(b'"')[::2])
-    depth, outside = 0, list[int]()
-    for bracket in outside_strings.translate(None, _BETWEEN_BRACKETS):
-        if bracket == _OPENING[0]:
-            depth += 1
-            if depth > MAX_LIST_DEPTH:
-                return True
-        elif bracket == _CLOSING_BRACKET:
-            depth = max(depth - 1, 0)
-        elif bracket == _OPENING[1]:
-            outside.append(depth)
-            depth = 0
-        else:
-            depth = outside.pop() if outside else 0
-    return False
 
 
 def row_too_long(limit: int) -> RookeryError:

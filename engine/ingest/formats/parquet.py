@@ -147,6 +147,8 @@ def _refused(reason: str, limits: Limits) -> RookeryError:
             f"the rows of the Parquet file are {int(detail):,} bytes; at most {limits.total:,} are allowed",
             hint="send them in several files; the limit is ROOKERY_MAX_PARQUET_BYTES",
         )
+    if kind == "deep":
+        return RookeryError(BAD_ROW, detail, hint="send flatter values, or store the text in a String column")
     if kind == "shape":
         return RookeryError(BAD_ROW, detail, hint="nothing was stored; give the fields the same type")
     return RookeryError(BAD_ROW, f"the Parquet file cannot be read: {detail}")

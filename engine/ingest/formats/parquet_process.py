@@ -24,7 +24,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.ingest.formats.parquet_shapes import BadShape, ParquetPlan, reshape
+from engine.ingest.formats.parquet_shapes import BadShape, DeepLists, ParquetPlan, reshape
 
 HEADER = struct.Struct(">4Q")
 """In front of a part: its length, and the place where it ends."""
@@ -116,6 +116,8 @@ def main(descriptor: int, plan: ParquetPlan, limits: Limits, start: Place) -> No
         _fail("total", str(exc))
     except ListTooLong:
         _fail("list", "")
+    except DeepLists as exc:
+        _fail("deep", str(exc)[:300])
     except BadShape as exc:
         _fail("shape", str(exc)[:300])
     except READ_ERRORS as exc:
@@ -162,7 +164,7 @@ def unpack(file: BinaryIO, total: int, plan: ParquetPlan, start: Place = BEGINNI
             yield Part(sink.getvalue(), Place(run, number, row_bytes))
         if rows != declared:
             # The library ends at the last value that it finds.
-            raise ValueError(f"{declared:,} rows are declared, and {rows:,} found")
+            raise ValueError(f"the number of rows is {rows:,}, and not {declared:,} as declared")
 
 
 def _runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:

@@ -1,8 +1,8 @@
 """Reshapes the rows of a Parquet file: values at paths become columns, and structs become maps.
 
 The engine reads a struct only as a tuple with the same fields, and matches columns by name. This module runs in the
-process that opens the file (`parquet_process`), so it imports nothing but the library. What to do with each column is
-planned by `engine.ingest.values.parquet_plan`.
+process that opens the file (`parquet_process`), so it imports little more than the library. What to do with each
+column is planned by `engine.ingest.values.parquet_plan`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.ingest.formats.nested_lists import MAX_LIST_DEPTH, has_deep_lists
+
 Step = str | None
 """A field of a struct, or None for every element of a list."""
 
@@ -24,14 +26,20 @@ class BadShape(ValueError):
     """A column of the file cannot be reshaped."""
 
 
+class DeepLists(ValueError):
+    """A text that becomes an object has lists that are nested too deeply."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """How a value becomes one of the column's type."""
 
     kind: str
     """`map` for a struct that becomes a map, or a map whose keys or values are converted; `list` and `struct` for a
-    list or struct of values that are converted. What becomes a text: `address` for a number that is an IPv4 address,
-    `signed` and `unsigned` for the bytes of an integer."""
+    list or struct of values that are converted; `object` for a text that the engine parses as JSON, which is only
+    checked. What becomes a text: `address` for a number that is an IPv4 address, `signed` and `unsigned` for the
+    bytes of an integer.
+    """
     inner: Conversion | None = None
     """The conversion of the elements; None to keep them."""
     scalar: str = ""
@@ -113,6 +121,13 @@ def values_at(array: pa.Array, steps: Sequence[Step]) -> pa.Array:
     return values_at(array.flatten()[array.type.get_field_index(steps[0])], steps[1:])
 
 
+def is_text(type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type):
+        type = type.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_kind(type) for is_kind in (*texts, pa.types.is_fixed_size_binary))
+
+
 def is_list(type: pa.DataType) -> bool:
     return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
 
@@ -132,6 +147,9 @@ def converted(array: pa.Array, conversion: Conversion, name: str) -> pa.Array:
     """The array with its structs as maps, and with texts. `name` is the column's, for errors. Raises BadShape."""
     if conversion.kind in _TEXTS:
         return _texts(array, conversion.kind)
+    if conversion.kind == "object":
+        _check_lists(array, name)
+        return array
     if conversion.kind == "struct":
         fields = zip(array.flatten(), conversion.fields, strict=True)
         values = [converted(f, c, name) if c else f for f, c in fields]
@@ -151,6 +169,14 @@ def converted(array: pa.Array, conversion: Conversion, name: str) -> pa.Array:
         converted(entries.items, conversion.inner, name) if conversion.inner else entries.items,
         mask=array.is_null() if array.null_count else None,
     )
+
+
+def _check_lists(array: pa.Array, name: str) -> None:
+    """Raise DeepLists if a text has lists that are nested too deeply."""
+    texts = (array.dictionary if pa.types.is_dictionary(array.type) else array).cast(pa.large_binary())
+    with_many = texts.filter(pc.greater(pc.count_substring(texts, b"["), MAX_LIST_DEPTH))
+    if any(has_deep_lists(text.as_py()) for text in with_many):
+        raise DeepLists(f"a text of column `{name}` has more than {MAX_LIST_DEPTH} lists inside one another")
 
 
 def _texts(array: pa.Array, kind: str) -> pa.Array:
@@ -196,6 +222,8 @@ def _map_of_struct(array: pa.StructArray, conversion: Conversion, name: str) -> 
 
 def _is_converted(type: pa.DataType, conversion: Conversion) -> bool:
     """Whether a field of a struct that becomes a map is converted. Others may have texts already, or no values."""
+    if conversion.kind == "object":
+        return is_text(type)
     if conversion.kind in _TEXTS:
         return bool(pa.types.is_fixed_size_binary(type) if "signed" in conversion.kind else pa.types.is_integer(type))
     return not pa.types.is_null(type)

@@ -21,13 +21,23 @@ from engine.ingest.formats.parquet_process import (
     declared_bytes,
     open_parquet,
 )
-from engine.ingest.formats.parquet_shapes import UNCHANGED, Conversion, ParquetPlan, PlannedColumn, Step, is_list
+from engine.ingest.formats.parquet_shapes import (
+    UNCHANGED,
+    Conversion,
+    ParquetPlan,
+    PlannedColumn,
+    Step,
+    is_list,
+    is_text,
+)
 from engine.project.datasource import Column, Datasource
 from engine.warehouse.type_names import Type, parse_type
 
 _Place = Literal["column", "element", "part"]
 """Where a value is: a column, an element of a list, or in a map or tuple."""
 _TEXTS = frozenset({"String", "FixedString"})
+_PARSED = ("JSON", "Dynamic")
+"""The beginnings of types whose values the engine makes from the text of JSON."""
 
 
 LENGTH_AND_MARK_BYTES = 8
@@ -137,6 +147,8 @@ def _conversion(found: pa.DataType, type: Type, place: _Place = "column") -> Con
         return Conversion("map", inner, key=key) if key or inner else None
     if type.kind == "Map" and pa.types.is_struct(found):
         return _map_of_struct(found, type)
+    if type.kind.startswith(_PARSED) and is_text(found):
+        return Conversion("object")
     return None if place == "column" else _text(found, type, place)
 
 
