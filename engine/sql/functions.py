@@ -148,7 +148,9 @@ def refuse_parsing(root: Node) -> None:
         arguments = members(node.get("arguments"))
         if position is not None and arguments:
             type = text_of(arguments[position])
-            if type is None or _PARSED_TYPE.search(type):
+            # A cast of a text to `Dynamic` itself keeps it as a string.
+            is_kept = position >= 0 and str(type).strip().lower() == "dynamic"
+            if type is None or (_PARSED_TYPE.search(type) and not is_kept):
                 refuse(f"`{node['name']}` to JSON", "read parts of the text: JSONExtractString(text, 'key')")
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.data import first_layout as old
 from tests.support.server import Server, running
 
-ELSEWHERE = {"TZ": "Asia/Tokyo"}
+ELSEWHERE = {"TZ": "Europe/Berlin"}
 MIDNIGHT = "SELECT toString(toDateTime(0)) AS local"
 
 

@@ -41,6 +41,7 @@ def other_zone(context: Context) -> str | None:
     """
     if not is_zone_assumed(context.workspace.registry):
         return None
+    zones, any_agree = list(_candidates(context.workspace.zone)), False
     for derived in derived_tables(context):
         comparison = _comparison(context, derived)
         if comparison is None:
@@ -49,12 +50,12 @@ def other_zone(context: Context) -> str | None:
             differences = comparison.differences()
             if not differences or _has_expired(comparison, differences) or not _is_small(context, comparison):
                 continue
-            found = next((z for z in _candidates(context.workspace.zone) if comparison.agrees_in(z)), None)
+            # One table may have so few rows that they agree in several zones. A table that agrees in none is damaged.
+            agreeing = [zone for zone in zones if comparison.agrees_in(zone)]
+            zones, any_agree = agreeing or zones, any_agree or bool(agreeing)
         finally:
             comparison.close()
-        if found is not None:
-            return found
-    return None
+    return zones[0] if any_agree else None
 
 
 def _comparison(context: Context, derived: Derived) -> Comparison | None:
