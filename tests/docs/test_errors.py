@@ -23,6 +23,7 @@ def test_documented_codes_equal_the_existing_ones() -> None:
 def test_every_code_is_explained(code: errors.Code) -> None:
     section = SECTIONS[code.id]
     assert section.startswith(f"`{code.status}` {code.title}."), "status and title, as in engine/errors.py"
+    assert section.count(f"`{code.status}` {code.title}.") == 1, "explained once"
     why, do, rest = section.partition("**Do:**")
     assert len(why) > len(f"`{code.status}` {code.title}. ") + 10, "why it happens"
     assert do, "what to do about it"
